@@ -1,0 +1,67 @@
+"""Whom a probe tells what it is doing. The terminal's live lines are one listener, silence is another."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from autotune.executors import Opened
+from autotune.result import Result
+from autotune.spec import ProbeSpec
+from autotune.trial import Trial
+
+
+class Listener(Protocol):
+    """Told of each event as it happens, in this order."""
+
+    def opening(self, spec: ProbeSpec) -> None:
+        """The workload is about to be built, which takes seconds."""
+        ...
+
+    def opened(self, opened: Opened) -> None:
+        """The workload is built: what it is, where it runs, and the budget."""
+        ...
+
+    def trial_started(self, number: int, batch_size: int, purpose: str, why: str) -> None:
+        """A trial is about to run: what is tried, and why."""
+        ...
+
+    def trial_ended(self, trial: Trial) -> None:
+        """The trial has ended and is in the journal."""
+        ...
+
+    def contest_started(self, batch_sizes: tuple[int, ...]) -> None:
+        """The final round is about to run: these sizes are timed against each other."""
+        ...
+
+    def warned(self, text: str) -> None:
+        """Something the user should know."""
+        ...
+
+    def ended(self, result: Result | None) -> None:
+        """The probe is over, with a result, or None where there is none."""
+        ...
+
+
+class Silence:
+    """The listener that does nothing."""
+
+    def opening(self, spec: ProbeSpec) -> None:
+        """Say nothing."""
+
+    def opened(self, opened: Opened) -> None:
+        """Say nothing."""
+
+    def trial_started(self, number: int, batch_size: int, purpose: str, why: str) -> None:
+        """Say nothing."""
+
+    def trial_ended(self, trial: Trial) -> None:
+        """Say nothing."""
+
+    def contest_started(self, batch_sizes: tuple[int, ...]) -> None:
+        """Say nothing."""
+
+    def warned(self, text: str) -> None:
+        """Say nothing."""
+
+    def ended(self, result: Result | None) -> None:
+        """Say nothing."""

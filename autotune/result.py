@@ -1,0 +1,191 @@
+"""What a probe found: the record that is returned, saved, read again and reported.
+
+Needs the records below it. Promises that every batch size it names was really run and fitted, and that what
+it says of an edge or a target is marked as measured, estimated or a lower bound.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from autotune.errors import ResultFileError
+from autotune.spec import ProbeSpec
+from autotune.trial import SCHEMA_VERSION, Contest, Environment, Record, Trial, WorkloadFacts
+
+
+class StopReason(StrEnum):
+    """Why the search ended."""
+
+    EDGE = "the largest batch size that fits was found"
+    PLATEAU = "throughput stopped rising"
+    DATASET = "the whole dataset fits in one batch"
+    CAP = "the maximum batch size asked for was reached"
+    SECONDS = "the time allowed was used up"
+    TRIALS = "the number of trials allowed was used up"
+    INTERRUPTED = "it was interrupted"
+
+
+class Edge(Record, frozen=True):
+    """The border between what fits and what does not.
+
+    `largest_fits` ran within every limit in each of `confirmations` runs; `smallest_refused` did not (None:
+    nothing was refused). `refused_by` is the outcome there. Sizes in `band` passed once and failed another
+    time: memory near the edge is not the same in every process.
+    """
+
+    largest_fits: int
+    smallest_refused: int | None = None
+    refused_by: str = ""
+    confirmations: int = 0
+    band: tuple[int, ...] = ()
+    multiple_of: int = 1
+
+    @property
+    def is_exact(self) -> bool:
+        """True where the very next batch size was refused."""
+        return self.smallest_refused == self.largest_fits + self.multiple_of
+
+
+class AccumulationPlan(Record, frozen=True):
+    """How to reach an effective batch size that does not fit at once, as it was measured.
+
+    `micro_batch_size * accumulation_steps` is the effective batch size. `includes_accumulation` is False
+    where the loop is the user's own, so that only a plain step of the micro-batch could be timed.
+    """
+
+    micro_batch_size: int
+    accumulation_steps: int
+    samples_per_second: float
+    includes_accumulation: bool = True
+
+
+class TargetAnswer(Record, frozen=True):
+    """Can this machine process the target batch size at once? If not, by how much it falls short."""
+
+    batch_size: int
+    fits: bool
+    peak_bytes: int | None = None
+    shortfall_bytes: int | None = None
+    shortfall_is: Literal["measured", "estimated"] | None = None
+    refused_by: str = ""
+    plan: AccumulationPlan | None = None
+
+
+class Recommendation(Record, frozen=True):
+    """The answer: the batch size to use, and the two it was weighed against.
+
+    `samples_per_second` of the three come from their medians; `why` says in words how it was chosen.
+    """
+
+    batch_size: int
+    samples_per_second: float
+    fastest_batch_size: int
+    fastest_samples_per_second: float
+    why: str
+
+
+class Result(Record, frozen=True):
+    """All that a probe found. `budget_bytes` is what the training process may use in all."""
+
+    spec: ProbeSpec
+    environment: Environment
+    workload: WorkloadFacts
+    budget_bytes: int
+    free_bytes: int
+    trials: tuple[Trial, ...]
+    recommendation: Recommendation
+    edge: Edge
+    stop: StopReason
+    seconds: float
+    created_at: str
+    contest: Contest | None = None
+    target: TargetAnswer | None = None
+    isolated: bool = True
+    warnings: tuple[str, ...] = ()
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def batch_size(self) -> int:
+        """The recommended batch size, ready for a DataLoader."""
+        return self.recommendation.batch_size
+
+    @property
+    def max_batch_size(self) -> int:
+        """The largest batch size that was run and fitted; the true maximum where `edge.is_exact`."""
+        return self.edge.largest_fits
+
+    @property
+    def stop_reason(self) -> str:
+        """Why the search ended, in words."""
+        return self.stop.value
+
+    @property
+    def is_complete(self) -> bool:
+        """True where the search came to its own end, so that there is nothing to resume."""
+        return self.stop not in (StopReason.SECONDS, StopReason.TRIALS, StopReason.INTERRUPTED)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the result as JSON, whole or not at all.
+
+        Raises:
+            ResultFileError: the file cannot be written.
+        """
+        target = Path(path)
+        write_whole(target, msgspec.json.format(msgspec.json.encode(self), indent=1))
+        return target
+
+    def summary(self) -> str:
+        """The recommendation in one plain paragraph."""
+        from autotune.reports.words import paragraph  # reports stand above the records
+
+        return paragraph(self)
+
+
+def load_result(path: str | Path) -> Result:
+    """Read a result that `Result.save` wrote.
+
+    Raises:
+        ResultFileError: the file is missing, truncated, foreign, or of another schema version.
+    """
+    source = Path(path)
+    try:
+        raw = source.read_bytes()
+    except OSError as error:
+        raise ResultFileError(f"{source} cannot be read: {error.strerror}.", remedy="Check the path.") from error
+    try:
+        version = msgspec.json.decode(raw, type=_Versioned).schema_version
+        if version != SCHEMA_VERSION:
+            raise ResultFileError(
+                f"{source} has schema version {version}; this autotune reads version {SCHEMA_VERSION}.",
+                remedy="Use the autotune that wrote it, or probe again.",
+            )
+        return msgspec.json.decode(raw, type=Result)
+    except msgspec.DecodeError as error:  # of which ValidationError is one
+        raise ResultFileError(
+            f"{source} is not a whole autotune result: {error}.", remedy="Probe again, or give another file."
+        ) from error
+
+
+class _Versioned(msgspec.Struct):
+    schema_version: int
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a full disk, never leaves half of it.
+
+    Raises:
+        ResultFileError: the folder is missing or read-only, or the disk is full.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise ResultFileError(
+            f"{path} cannot be written: {error.strerror}.", remedy="Give another --output, or free some space."
+        ) from error

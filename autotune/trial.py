@@ -1,0 +1,171 @@
+"""The frozen records of a probe, and their codec.
+
+Needs msgspec and nothing of ours. Promises that whatever is written is read back equal, and that a
+foreign, damaged or future file is refused with one line. Raw samples are stored here; what can be
+derived from them is computed where it is needed (`stats`, `recommend`), so that a better statistic
+also improves old results.
+
+Every number carries its unit in its name: `_bytes`, `_seconds`, `_joules`; throughput is in samples/s.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+import msgspec
+
+SCHEMA_VERSION = 1
+
+
+class Outcome(StrEnum):
+    """What became of a trial. An expected failure is data with a name, never an exception."""
+
+    FITS = "fits"
+    OUT_OF_MEMORY = "out of memory"
+    KERNEL_LIMIT = "kernel limit"
+    TIMED_OUT = "timed out"
+    CRASHED = "crashed"
+    FAILED = "failed"
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of the records: immutable, by keyword, and strict about what a file may hold."""
+
+
+class Evidence(Record, frozen=True):
+    """Why a trial did not fit.
+
+    `source` names who noticed: the exception raised, the watchdog outside, the kernel, the comparison of
+    the peak with the budget, the spread of repeated peaks, the latency limit, the exit status or the clock.
+    """
+
+    source: Literal["exception", "watchdog", "kernel", "budget", "spread", "latency", "exit", "clock"]
+    text: str
+    user_traceback: str = ""
+
+
+class Memory(Record, frozen=True):
+    """Memory during one trial, in bytes.
+
+    `peak_bytes` is what the whole training process would hold at its worst moment: resident memory on CPU,
+    device memory (reserved by the allocator, plus context and libraries) on a GPU. `base_bytes` is the part
+    that is there before the trial's batch: interpreter, libraries, model. `method` says how it was read.
+    """
+
+    peak_bytes: int
+    base_bytes: int
+    method: str
+    allocated_bytes: int | None = None
+    reserved_bytes: int | None = None
+    allocator_retries: int | None = None
+
+
+class Conditions(Record, frozen=True):
+    """The machine's state while a trial ran; `None` is what this machine cannot tell.
+
+    `cpu_stall_fraction` is the share of the time in which some task waited for a processor (Linux pressure
+    stall information). `throttle_reasons` and `other_device_processes` come from NVML.
+    """
+
+    cpu_stall_fraction: float | None = None
+    page_faults_per_step: float | None = None
+    energy_joules_per_sample: float | None = None
+    power_watts: float | None = None
+    clock_mhz: int | None = None
+    throttle_reasons: tuple[str, ...] = ()
+    other_device_processes: int | None = None
+
+
+class Measurement(Record, frozen=True):
+    """What one trial measured: raw wall and CPU seconds of each timed step, and memory.
+
+    A step processes `batch_size * accumulation_steps` samples.
+    """
+
+    batch_size: int
+    step_seconds: tuple[float, ...]
+    cpu_seconds: tuple[float, ...]
+    warmup_steps: int
+    memory: Memory
+    conditions: Conditions
+    accumulation_steps: int = 1
+    last_loss: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Contest(Record, frozen=True):
+    """Interleaved timings of several batch sizes in one process, the cure for drift between trials.
+
+    `rounds[i][j]` is the mean step time in seconds of `batch_sizes[j]` in round i. Only numbers of the same
+    round are compared.
+    """
+
+    batch_sizes: tuple[int, ...]
+    rounds: tuple[tuple[float, ...], ...]
+
+
+class Trial(Record, frozen=True):
+    """One measurement of one batch size: what was tried, why, and what became of it."""
+
+    number: int
+    batch_size: int
+    purpose: Literal["grow", "shrink", "bisect", "confirm", "target", "plan"]
+    why: str
+    outcome: Outcome
+    seconds: float
+    measurement: Measurement | None = None
+    evidence: Evidence | None = None
+    fresh_process: bool = False
+
+    @property
+    def fits(self) -> bool:
+        """True where the batch size ran within the memory budget."""
+        return self.outcome is Outcome.FITS
+
+    @property
+    def accepted(self) -> bool:
+        """True where it fits and nothing else speaks against it, such as a limit on latency."""
+        return self.fits and self.evidence is None
+
+    @property
+    def is_plain(self) -> bool:
+        """True where a step was one batch of this size, not a part of a plan with accumulation."""
+        return self.purpose != "plan"
+
+
+class Environment(Record, frozen=True):
+    """Where a probe ran, complete enough to explain why another machine's figures differ."""
+
+    autotune_version: str
+    python_version: str
+    torch_version: str
+    platform: str
+    processor: str
+    physical_cores: int | None
+    logical_cores: int
+    threads: int
+    host_memory_bytes: int
+    container_limit_bytes: int | None
+    device: str
+    device_name: str
+    device_memory_bytes: int | None = None
+    driver_version: str | None = None
+    runtime_version: str | None = None
+    command_line: str = ""
+
+
+class WorkloadFacts(Record, frozen=True):
+    """What the worker learned about the workload when it built it.
+
+    `smallest_batch_size` is over 1 where the model refuses a single sample (BatchNorm in training).
+    `assumptions` are the choices made for the user, in words (the default optimizer, the largest shape).
+    """
+
+    name: str
+    parameters: int | None
+    dataset_size: int | None
+    smallest_batch_size: int
+    batch_description: str
+    assumptions: tuple[str, ...] = ()
+    can_accumulate: bool = False

@@ -1,0 +1,73 @@
+"""What a reader of the figures should know: warnings as data, from the trials and the machine. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+from autotune.executors import Opened
+from autotune.recommend import throughput
+from autotune.stats import median
+from autotune.trial import Conditions, Trial
+from autotune.verdict import has_diverged
+
+STALLED = 0.10  # a tenth of the time waiting for a processor moves medians by more than the usual tolerance
+CLIFF = 0.75  # throughput falls to this share of the step before, or less: more than noise between trials
+FAULTS_GREW = 4.0  # ... while page faults per step grew this many times more than the batch
+
+
+def cautions(trials: Sequence[Trial], opened: Opened, *, confirmed: bool) -> tuple[str, ...]:
+    """All that applies, in the order in which it matters."""
+    found = [*opened.warnings]
+    if not opened.isolated:
+        found.append("Trials ran in this process, so memory that it held before counts in their peaks.")
+    if not confirmed:
+        found.append("The recommended batch size was not confirmed in a fresh process: the probe ended before that.")
+    found += _about_conditions([t.measurement.conditions for t in trials if t.measurement])
+    found += _about_retries(trials)
+    found += _about_cliffs([t for t in trials if t.accepted and t.is_plain])
+    if any(has_diverged(trial) for trial in trials):
+        found.append("The loss became NaN or infinite: speed and memory hold all the same, but check the model.")
+    return tuple(found)
+
+
+def _about_conditions(conditions: Sequence[Conditions]) -> Iterable[str]:
+    stalls = [c.cpu_stall_fraction for c in conditions if c.cpu_stall_fraction is not None]
+    if stalls and median(stalls) > STALLED:
+        yield (
+            f"The machine was busy: tasks waited for a processor {median(stalls):.0%} of the time. "
+            "Throughput alone on this machine is higher."
+        )
+    throttled = sorted({reason for c in conditions for reason in c.throttle_reasons})
+    if throttled:
+        yield f"The device lowered its clock: {', '.join(throttled)}."
+    others = max((c.other_device_processes or 0 for c in conditions), default=0)
+    if others:
+        yield f"{others} other process{'es' if others > 1 else ''} used the device during the probe."
+
+
+def _about_retries(trials: Sequence[Trial]) -> Iterable[str]:
+    retried = [t.batch_size for t in trials if t.measurement and t.measurement.memory.allocator_retries]
+    if retried:
+        yield (
+            f"From batch size {min(retried)} on the allocator had to free its cache and try again, "
+            "which costs time: the memory is nearly full."
+        )
+
+
+def _about_cliffs(trials: Sequence[Trial]) -> Iterable[str]:
+    """Name the cause where throughput breaks in and page faults explain it."""
+    measured = sorted((t for t in trials if t.measurement and t.purpose == "grow"), key=lambda t: t.batch_size)
+    for before, after in pairwise(measured):
+        growth = after.batch_size / before.batch_size
+        if throughput(after) < CLIFF * throughput(before) and _faults(after) > FAULTS_GREW * growth * _faults(before):
+            yield (
+                f"Throughput falls at batch size {after.batch_size}, where the allocator takes fresh pages in every "
+                "step. Another allocator (jemalloc or tcmalloc by LD_PRELOAD) often cures this."
+            )
+            return
+
+
+def _faults(trial: Trial) -> float:
+    faults = trial.measurement.conditions.page_faults_per_step if trial.measurement else None
+    return max(faults or 0.0, 1.0)

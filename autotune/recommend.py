@@ -1,0 +1,136 @@
+"""From trials to an answer: who competes in the final round, and who wins it. Pure.
+
+The rule for throughput: the smallest batch size whose throughput is within the tolerance of the best, where
+a difference that the noise does not show counts as none. Figures of the final round, which were measured in
+turns, go before figures of single trials: two trials one after the other differ by up to 30% where nothing
+differs (measured on a busy two-core machine).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from autotune.result import Recommendation
+from autotune.spec import Objective
+from autotune.stats import Ratio, median, median_interval, paired_ratio
+from autotune.trial import Contest, Trial
+
+DRIFT_BETWEEN_TRIALS = 0.30  # how far two equal trials came apart, see above
+MOST_CONTENDERS = 6
+
+
+def throughput(trial: Trial) -> float:
+    """Samples per second: the batch over the median step time.
+
+    Raises:
+        ValueError: the trial measured nothing.
+    """
+    return _samples(trial) / median(_times(trial))
+
+
+def throughput_interval(trial: Trial) -> tuple[float, float]:
+    """The 95% interval of `throughput`, in samples/s.
+
+    Raises:
+        ValueError: the trial measured nothing.
+    """
+    low, high = median_interval(_times(trial))
+    return _samples(trial) / high, _samples(trial) / low
+
+
+def _samples(trial: Trial) -> int:
+    steps = trial.measurement.accumulation_steps if trial.measurement else 1
+    return trial.batch_size * steps
+
+
+def _times(trial: Trial) -> tuple[float, ...]:
+    return trial.measurement.step_seconds if trial.measurement else ()
+
+
+def speeds(trials: Iterable[Trial]) -> dict[int, float]:
+    """Samples/s of each batch size that was accepted and never refused, from its longest series of steps."""
+    tried = [trial for trial in trials if trial.is_plain]
+    refused = {trial.batch_size for trial in tried if not trial.accepted}
+    longest: dict[int, Trial] = {}
+    for trial in sorted(tried, key=lambda trial: len(_times(trial))):
+        if trial.batch_size not in refused and _times(trial):
+            longest[trial.batch_size] = trial
+    return {size: throughput(longest[size]) for size in sorted(longest)}
+
+
+def contenders(speed: dict[int, float], tolerance: float) -> tuple[int, ...]:
+    """The batch sizes that may yet win once drift is taken out, ascending.
+
+    Where there are too many, the fastest and the smallest are kept: one of the fastest sets the mark, and the
+    smallest within reach of it wins.
+    """
+    mark = max(speed.values()) * (1 - tolerance) * (1 - DRIFT_BETWEEN_TRIALS)
+    near = [size for size in sorted(speed) if speed[size] >= mark]
+    if len(near) <= MOST_CONTENDERS:
+        return tuple(near)
+    half = MOST_CONTENDERS // 2
+    fastest = sorted(near, key=lambda size: -speed[size])[:half]
+    others = [size for size in near if size not in fastest]
+    return tuple(sorted(fastest + others[: MOST_CONTENDERS - half]))
+
+
+def contest_ratios(contest: Contest) -> dict[int, Ratio]:
+    """Throughput of each contender relative to the best of them, paired by rounds."""
+    columns = {size: [size / seconds[j] for seconds in contest.rounds] for j, size in enumerate(contest.batch_sizes)}
+    reference = columns[contest.batch_sizes[0]]
+    best = max(columns, key=lambda size: paired_ratio(columns[size], reference).median)
+    return {size: paired_ratio(columns[size], columns[best]) for size in columns}
+
+
+def recommend(
+    objective: Objective, speed: dict[int, float], largest_fits: int, contest: Contest | None, tolerance: float
+) -> Recommendation:
+    """The batch size to use, out of those that were run and accepted.
+
+    Args:
+        objective: what the answer shall be best at.
+        speed: samples/s by accepted batch size, as `speeds` gives it; not empty.
+        largest_fits: the largest batch size that was accepted, which `memory` recommends.
+        contest: the final round, where there was one.
+        tolerance: the share of the best throughput that may be given up for a smaller batch.
+    """
+    ratios = _ratios(speed, contest)
+    fastest = max(ratios, key=lambda size: (ratios[size].median, -size))
+    figures = speed if contest is None else speed | _contest_speeds(contest)
+    chosen = largest_fits if objective is Objective.MEMORY else _smallest_within(ratios, tolerance)
+    return Recommendation(
+        batch_size=chosen,
+        samples_per_second=figures[chosen],
+        fastest_batch_size=fastest,
+        fastest_samples_per_second=figures[fastest],
+        why=_why(objective, chosen, fastest, ratios, tolerance),
+    )
+
+
+def _ratios(speed: dict[int, float], contest: Contest | None) -> dict[int, Ratio]:
+    if contest is not None:
+        return contest_ratios(contest)
+    best = max(speed.values())
+    return {size: Ratio(value / best, value / best, value / best) for size, value in speed.items()}
+
+
+def _contest_speeds(contest: Contest) -> dict[int, float]:
+    return {
+        size: size / median([seconds[j] for seconds in contest.rounds]) for j, size in enumerate(contest.batch_sizes)
+    }
+
+
+def _smallest_within(ratios: dict[int, Ratio], tolerance: float) -> int:
+    return min(size for size, ratio in ratios.items() if ratio.median >= 1 - tolerance or ratio.high >= 1)
+
+
+def _why(objective: Objective, chosen: int, fastest: int, ratios: dict[int, Ratio], tolerance: float) -> str:
+    if objective is Objective.MEMORY:
+        return "the largest that fits"
+    bound = "within the latency limit " if objective is Objective.LATENCY else ""
+    if chosen == fastest:
+        return f"the fastest {bound}by more than {tolerance:.0%}" if len(ratios) > 1 else f"the fastest {bound}".strip()
+    ratio = ratios[chosen]
+    if ratio.median < 1 - tolerance:
+        return f"the smallest {bound}that cannot be told from the fastest, {fastest}, in this much noise"
+    return f"the smallest {bound}within {tolerance:.0%} of the fastest, {fastest}"

@@ -1,0 +1,178 @@
+"""Which batch size to try next: a pure function of what has been tried.
+
+No I/O, no clock, no torch. The rules:
+
+- Grow: double from the start, until a size is refused, throughput stops rising, or the cap is reached.
+- Shrink: if the very first sizes are refused, halve until one is accepted or the smallest is refused.
+- Bisect: halve the gap between the largest accepted and the smallest refused, to one step of `multiple_of`.
+- Confirm: run the largest accepted again, as often as asked. A refusal counts: the size is then refused, and
+  the search steps back to what is left below it.
+
+What holds, whatever the answers: every size asked for is a multiple of `multiple_of` between the smallest
+and the cap; nothing at or above a refused size is asked for; an accepted size is asked for again only to
+confirm it; the number of questions is logarithmic in the answer, plus a constant for each stepping back.
+
+`Search` keeps the history and nothing else, so a journal replays to the same questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from autotune.result import StopReason
+
+
+class Phase(StrEnum):
+    """Why a batch size is asked for."""
+
+    GROW = "grow"
+    SHRINK = "shrink"
+    BISECT = "bisect"
+    CONFIRM = "confirm"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where to search and when to stop.
+
+    Attributes:
+        start: the first batch size to try.
+        smallest: nothing below it is tried (a model may refuse a single sample).
+        largest: nothing above it is tried; None for no cap.
+        cap_reason: what it means to reach `largest`.
+        multiple_of: only multiples of this are tried.
+        plateau_tolerance: stop growing when throughput rises by no more than this share; None to go on.
+        confirmations: how many further runs the largest accepted size must pass.
+    """
+
+    start: int = 1
+    smallest: int = 1
+    largest: int | None = None
+    cap_reason: StopReason = StopReason.CAP
+    multiple_of: int = 1
+    plateau_tolerance: float | None = None
+    confirmations: int = 0
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Try this batch size next. `why` says so to the user."""
+
+    batch_size: int
+    phase: Phase
+    why: str
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Nothing is left to try. `reason` is None where nothing was accepted at all."""
+
+    reason: StopReason | None
+
+
+@dataclass(frozen=True)
+class Told:
+    """What came of a batch size. `throughput_high` is the upper end of the interval, in samples/s."""
+
+    batch_size: int
+    accepted: bool
+    throughput: float = 0.0
+    throughput_high: float = 0.0
+    phase: Phase = Phase.GROW
+
+
+@dataclass
+class Search:
+    """The history of a search; `ask` derives the next question from it."""
+
+    limits: Limits
+    told: list[Told] = field(default_factory=list)
+
+    def tell(self, told: Told) -> None:
+        """Take in what came of a batch size, asked for or not."""
+        self.told.append(told)
+
+    def ask(self) -> Ask | Stop:
+        """The next batch size to try, or that the search is over."""
+        return next_move(self.told, self.limits)
+
+
+PLATEAU_DOUBLINGS = 2  # one flat doubling can be noise; two span a factor of four
+
+
+def next_move(told: Sequence[Told], limits: Limits) -> Ask | Stop:
+    """The next question, from the whole history."""
+    low, high = bounds(told)
+    smallest, largest = _reach(limits)
+    if largest is not None and largest < smallest:
+        return Stop(None)
+    if low is None and high is None:
+        return Ask(_first(limits), Phase.GROW, "the start")
+    if low is None:
+        return _shrink(high or smallest, smallest, limits)
+    if high is None:
+        return _grow(low, told, limits)
+    if high - low > limits.multiple_of:
+        middle = low + _multiple_below((high - low) // 2, limits)
+        return Ask(middle, Phase.BISECT, f"between {low}, which fits, and {high}, which does not")
+    return _confirm(low, told, limits, StopReason.EDGE)
+
+
+def bounds(told: Sequence[Told]) -> tuple[int | None, int | None]:
+    """The largest size accepted below every refusal, and the smallest refused."""
+    high = min((t.batch_size for t in told if not t.accepted), default=None)
+    accepted = [t.batch_size for t in told if t.accepted and (high is None or t.batch_size < high)]
+    return max(accepted, default=None), high
+
+
+def _reach(limits: Limits) -> tuple[int, int | None]:
+    """The smallest and the largest multiple that may be tried."""
+    step = limits.multiple_of
+    smallest = -(-limits.smallest // step) * step
+    return smallest, None if limits.largest is None else limits.largest // step * step
+
+
+def _first(limits: Limits) -> int:
+    smallest, largest = _reach(limits)
+    start = max(smallest, -(-limits.start // limits.multiple_of) * limits.multiple_of)
+    return start if largest is None else min(start, largest)
+
+
+def _multiple_below(size: int, limits: Limits) -> int:
+    """The largest multiple up to `size`, and at least one."""
+    return max(size // limits.multiple_of, 1) * limits.multiple_of
+
+
+def _shrink(refused: int, smallest: int, limits: Limits) -> Ask | Stop:
+    if refused <= smallest:
+        return Stop(None)
+    size = max(smallest, _multiple_below(refused // 2, limits))
+    return Ask(size, Phase.SHRINK, f"half of {refused}, which does not fit")
+
+
+def _grow(low: int, told: Sequence[Told], limits: Limits) -> Ask | Stop:
+    _, largest = _reach(limits)
+    if largest is not None and low >= largest:
+        return _confirm(low, told, limits, limits.cap_reason)
+    if _has_plateaued(told, limits.plateau_tolerance):
+        return Stop(StopReason.PLATEAU)
+    size = 2 * low if largest is None else min(2 * low, largest)
+    return Ask(size, Phase.GROW, f"twice {low}" if size == 2 * low else "the largest allowed")
+
+
+def _has_plateaued(told: Sequence[Told], tolerance: float | None) -> bool:
+    """True where each of the last doublings stayed, even at the top of its interval, near the best before."""
+    grown = [t for t in told if t.accepted and t.phase is Phase.GROW]
+    if tolerance is None or len(grown) <= PLATEAU_DOUBLINGS:
+        return False
+    best_before = max(t.throughput for t in grown[:-PLATEAU_DOUBLINGS])
+    return all(t.throughput_high <= best_before * (1 + tolerance) for t in grown[-PLATEAU_DOUBLINGS:])
+
+
+def _confirm(size: int, told: Sequence[Told], limits: Limits, reason: StopReason) -> Ask | Stop:
+    done = sum(t.batch_size == size and t.phase is Phase.CONFIRM for t in told)
+    if done >= limits.confirmations:
+        return Stop(reason)
+    return Ask(size, Phase.CONFIRM, f"does it hold again? ({done + 1} of {limits.confirmations})")

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autotune.recommend import MOST_CONTENDERS, contenders, contest_ratios, recommend, speeds
+from autotune.spec import Objective
+from autotune.trial import Conditions, Contest, Evidence, Measurement, Memory, Outcome, Trial
+
+throughputs = st.dictionaries(st.integers(1, 4096), st.floats(0.1, 1e6), min_size=1, max_size=20)
+
+
+def trial(size: int, seconds: list[float], *, purpose="grow", accepted=True, accumulation=1) -> Trial:
+    measurement = Measurement(
+        batch_size=size,
+        accumulation_steps=accumulation,
+        step_seconds=tuple(seconds),
+        cpu_seconds=tuple(seconds),
+        warmup_steps=1,
+        memory=Memory(peak_bytes=1, base_bytes=1, method="a test"),
+        conditions=Conditions(),
+    )
+    return Trial(
+        number=1,
+        batch_size=size,
+        purpose=purpose,
+        why="",
+        outcome=Outcome.FITS if accepted else Outcome.OUT_OF_MEMORY,
+        seconds=1.0,
+        measurement=measurement,
+        evidence=None if accepted else Evidence(source="budget", text="too much"),
+    )
+
+
+def test_the_longest_series_speaks_for_a_batch_size() -> None:
+    found = speeds([trial(8, [1.0, 1.0, 1.0]), trial(8, [9.0]), trial(4, [2.0])])
+    assert found == {4: 2.0, 8: 8.0}
+
+
+def test_sizes_that_were_ever_refused_and_steps_of_a_plan_do_not_count() -> None:
+    refused_later = trial(16, [1.0], purpose="confirm", accepted=False)
+    planned = trial(4, [1.0], purpose="plan", accumulation=8)
+    assert speeds([trial(16, [1.0]), refused_later, planned, trial(8, [1.0])]) == {8: 8.0}
+
+
+@given(throughputs)
+def test_the_fastest_is_always_among_the_contenders(speed: dict[int, float]) -> None:
+    names = contenders(speed, 0.05)
+    assert max(speed, key=lambda size: speed[size]) in names or max(speed.values()) in [speed[n] for n in names]
+    assert list(names) == sorted(names)
+    assert len(names) <= MOST_CONTENDERS
+
+
+@given(throughputs, st.floats(0, 0.5))
+def test_the_answer_is_the_smallest_within_the_tolerance(speed: dict[int, float], tolerance: float) -> None:
+    answer = recommend(Objective.THROUGHPUT, speed, max(speed), None, tolerance)
+    best = max(speed.values())
+    assert speed[answer.batch_size] / best >= 1 - tolerance
+    assert all(speed[size] / best < 1 - tolerance for size in speed if size < answer.batch_size)
+    assert answer.fastest_samples_per_second == best
+
+
+def test_the_memory_objective_takes_the_largest_whatever_its_speed() -> None:
+    answer = recommend(Objective.MEMORY, {1: 100.0, 2: 50.0}, 2, None, 0.05)
+    assert (answer.batch_size, answer.fastest_batch_size) == (2, 1)
+
+
+def test_the_final_round_overrules_single_trials() -> None:
+    single = {32: 100.0, 64: 70.0}
+    contest = Contest(batch_sizes=(32, 64), rounds=((1.0, 1.6),) * 9)
+    answer = recommend(Objective.THROUGHPUT, single, 64, contest, 0.05)
+    assert (answer.batch_size, answer.fastest_batch_size) == (64, 64)
+    assert answer.samples_per_second == pytest.approx(40.0)
+
+
+def test_drift_between_rounds_does_not_make_a_difference() -> None:
+    contest = Contest(batch_sizes=(32, 64), rounds=tuple((k, 2.0 * k) for k in (1.0, 3.0, 1.5, 2.0, 9.0, 1.0)))
+    ratios = contest_ratios(contest)
+    assert ratios[32].median == ratios[64].median == 1.0
+    answer = recommend(Objective.THROUGHPUT, {32: 32.0, 64: 32.0}, 64, contest, 0.05)
+    assert answer.batch_size == 32
+
+
+def test_a_difference_within_the_noise_is_a_tie_and_goes_to_the_smaller() -> None:
+    rounds = tuple((1.0, 2.0 * factor) for factor in (0.8, 1.1, 0.7, 1.2, 0.85, 1.15, 0.9, 1.05, 0.75))
+    contest = Contest(batch_sizes=(32, 64), rounds=rounds)
+    answer = recommend(Objective.THROUGHPUT, {32: 1.0, 64: 1.0}, 64, contest, 0.05)
+    assert answer.batch_size == 32
+    assert "noise" in answer.why
+
+
+@pytest.mark.parametrize("objective", [Objective.THROUGHPUT, Objective.LATENCY])
+def test_the_reason_names_the_fastest_that_was_given_up(objective: Objective) -> None:
+    answer = recommend(objective, {8: 98.0, 16: 100.0}, 16, None, 0.05)
+    assert answer.batch_size == 8
+    assert "16" in answer.why

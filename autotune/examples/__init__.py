@@ -1,0 +1,1 @@
+"""Bundled workloads, to try the tool on: `autotune probe autotune.examples.digits`."""

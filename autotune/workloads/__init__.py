@@ -1,0 +1,57 @@
+"""What one step runs: the public `Workload`, and the parts from which one is built.
+
+Imports no framework: a `Workload` is a record of callables. How its parts are found is the business of the
+other files here (`modelfile`, `imported`, `live`), how a plain torch loop is made of them, that of `plain`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What one step runs, and how to make a batch of n samples.
+
+    Attributes:
+        make_batch: `make_batch(batch_size)` returns a batch on the host: a tensor, or any nesting of tuples,
+            lists and mappings of tensors. It is moved to the device before the step.
+        training_step: `training_step(batch)` runs one whole step: zero_grad, forward, backward, optimizer.
+            Returns the loss (a scalar tensor) or None.
+        inference_step: `inference_step(batch)` runs one forward pass; gradients are off around it.
+        model: the module whose inputs are checked for the batch dimension; None where there is no one module.
+        name: shown in reports.
+        dataset_size: samples in an epoch, and the cap of the search; None where it is unknown.
+        assumptions: the choices made for the user, in words, shown with the result.
+        accumulated_step: `accumulated_step(batches)` runs one optimizer step over several micro-batches;
+            None where the loop is the user's own.
+    """
+
+    make_batch: Callable[[int], Any]
+    training_step: Callable[[Any], Any] | None = None
+    inference_step: Callable[[Any], Any] | None = None
+    model: nn.Module | None = None
+    name: str = "workload"
+    dataset_size: int | None = None
+    assumptions: tuple[str, ...] = ()
+    accumulated_step: Callable[[list[Any]], Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """What a workload needs to know of the probe to build itself on its device.
+
+    `device` is a torch device string such as "cuda:0"; `precision` one of "fp32", "bf16", "fp16";
+    `mode` one of "train", "inference".
+    """
+
+    device: str
+    mode: str
+    precision: str = "fp32"
+    compile: bool = False
+    seed: int = 0

@@ -1,0 +1,109 @@
+"""Objects that a caller already has: packed for another process, and made into a workload.
+
+Needs torch and cloudpickle. Everything travels in one pickle, since apart an optimizer would come back with
+parameters that are not the model's. Packing only reads: the caller's objects and random state stay as they are.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import cloudpickle
+
+from autotune.errors import UsageError
+from autotune.workloads import BuildOptions, Workload
+from autotune.workloads.plain import Parts, assemble
+from autotune.workloads.sources import source_of, unwrap_loader
+from autotune.workloads.tracebacks import one_line
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveParts:
+    """A caller's own objects.
+
+    Attributes:
+        model: a module, or a function that returns one; None where the step is the caller's own.
+        data: a Dataset or DataLoader; a tensor, or a tuple, list or dict of tensors or arrays with equal
+            first sizes (the whole dataset); or a function that makes a batch of a given size.
+        loss: `loss(output, target)`; None where the model returns its own.
+        optimizer: an optimizer, whose state comes along, or a function of the parameters that returns one.
+        collate_fn: makes a batch of a list of samples, as for a DataLoader.
+        training_step: `training_step(batch)`, the caller's own loop.
+        inference_step: `inference_step(batch)`, likewise.
+        name: shown in reports.
+    """
+
+    data: Any
+    model: Any = None
+    loss: Callable[[Any, Any], Any] | None = None
+    optimizer: Any = None
+    collate_fn: Callable[[list[Any]], Any] | None = None
+    training_step: Callable[[Any], Any] | None = None
+    inference_step: Callable[[Any], Any] | None = None
+    name: str = "live model"
+
+
+REMEDIES = {
+    "model": "Pass a function that builds the model instead of the model: model=build_model.",
+    "data": "Pass a function that makes a batch instead of the data: data=make_batch.",
+    "optimizer": "Pass a function of the parameters: optimizer=lambda parameters: torch.optim.AdamW(parameters).",
+}
+OTHER_REMEDY = "Pass a function that builds what it needs within itself."
+
+
+def pack(parts: LiveParts) -> bytes:
+    """The parts as bytes for another process. A DataLoader goes as its dataset and collate_fn.
+
+    Raises:
+        UsageError: a part cannot be pickled; says which, and what to pass instead.
+    """
+    data, collate_fn = unwrap_loader(parts.data, parts.collate_fn)
+    parts = replace(parts, data=data, collate_fn=collate_fn)
+    try:
+        return bytes(cloudpickle.dumps(parts))
+    except Exception as error:  # whatever a user's __reduce__ raises
+        culprit = _unpicklable(parts)
+        raise UsageError(
+            f"The {culprit} cannot be sent to another process: {one_line(error)}",
+            remedy=REMEDIES.get(culprit, OTHER_REMEDY),
+        ) from error
+
+
+def _unpicklable(parts: LiveParts) -> str:
+    for field in fields(parts):
+        try:
+            cloudpickle.dumps(getattr(parts, field.name))
+        except Exception:
+            return field.name
+    return "workload"
+
+
+def unpack(packed: bytes) -> LiveParts:
+    """What `pack` packed; the optimizer's parameters are the model's again."""
+    parts = pickle.loads(packed)
+    assert isinstance(parts, LiveParts)
+    return parts
+
+
+def from_live(parts: LiveParts, options: BuildOptions) -> Workload:
+    """The workload that these objects make. It uses them as they are: training it trains them.
+
+    Raises:
+        UsageError: a part is missing, or is not what it should be.
+        WorkloadError: the user's code raised.
+    """
+    return assemble(
+        Parts(
+            name=parts.name,
+            source=source_of(parts.data, parts.collate_fn),
+            model=parts.model,
+            loss=parts.loss,
+            optimizer=parts.optimizer,
+            training_step=parts.training_step,
+            inference_step=parts.inference_step,
+        ),
+        options,
+    )

@@ -1,0 +1,339 @@
+"""A workload of parts: the standard torch loop around the user's model, loss, optimizer and data.
+
+Needs torch. Promises what a careful training script does and nothing more: model on its device and in its
+mode, zero_grad, autocast where asked for, forward, backward, optimizer step. Where the user has a step of
+their own, that step runs as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from inspect import Signature
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.nn.parameter import is_lazy
+
+from autotune.errors import UsageError, WorkloadError
+from autotune.workloads import BuildOptions, Workload
+from autotune.workloads.batches import describe, is_sequence, move
+from autotune.workloads.calling import LOSS_REMEDY, forward_signature, inference_call, own_loss_call, split_call
+from autotune.workloads.sources import Source
+from autotune.workloads.tracebacks import blame
+
+DEFAULT_LEARNING_RATE = 1e-3
+"""torch's own default for AdamW. It does not change what a step costs."""
+
+AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a workload is made of, however the user gave it.
+
+    Attributes:
+        name: shown in reports.
+        source: makes the batches.
+        model: a module, or a function that returns one.
+        loss: `loss(output, target)`; None where the model returns its own.
+        optimizer: an optimizer of the model's parameters, or a function of the parameters that returns one.
+        training_step: the user's own step, instead of the standard one.
+        inference_step: likewise.
+    """
+
+    name: str
+    source: Source
+    model: Any = None
+    loss: Callable[[Any, Any], Any] | None = None
+    optimizer: Any = None
+    training_step: Callable[[Any], Any] | None = None
+    inference_step: Callable[[Any], Any] | None = None
+
+
+def assemble(parts: Parts, options: BuildOptions) -> Workload:
+    """The workload that these parts make.
+
+    Raises:
+        UsageError: a part is missing for the mode asked for, or is not what it should be.
+        WorkloadError: building the model or the optimizer raised.
+    """
+    own_step = parts.training_step if options.mode == "train" else parts.inference_step
+    if own_step is not None:
+        return _own_loop(parts, own_step, options)
+    if parts.model is None:
+        raise _missing_step(parts, options)
+    return _standard_loop(parts, options)
+
+
+def _missing_step(parts: Parts, options: BuildOptions) -> UsageError:
+    step, other, mode = "training_step", "inference_step", "inference"
+    if options.mode == mode:
+        step, other, mode = other, step, "train"
+    found = other if getattr(parts, other) is not None else "no model"
+    switch = f", or use --mode {mode}" if found == other else ""
+    return UsageError(
+        f"{parts.name} has {found} and no {step}, but the mode is {options.mode}.",
+        remedy=f"Add a model, or:\ndef {step}(batch):\n    ...{switch}",
+    )
+
+
+# The user's own loop
+
+
+def _own_loop(parts: Parts, step: Callable[[Any], Any], options: BuildOptions) -> Workload:
+    refuse_loop_options(options, parts.name)
+    if not callable(step):
+        raise UsageError(
+            f"The step of {parts.name} is a {type(step).__name__}, not a function.",
+            remedy="Write def training_step(batch): ..., or def inference_step(batch): ...",
+        )
+    model = None if parts.model is None else _built_model(parts.model)
+    if model is not None:
+        model.to(options.device).train(options.mode == "train")
+    training = options.mode == "train"
+    return Workload(
+        make_batch=parts.source.make_batch,
+        training_step=step if training else None,
+        inference_step=None if training else without_gradients(step),
+        model=model,
+        name=parts.name,
+        dataset_size=parts.source.dataset_size,
+        assumptions=parts.source.assumptions,
+    )
+
+
+def refuse_loop_options(options: BuildOptions, name: str) -> None:
+    """Refuse options that only the standard loop can honour.
+
+    Raises:
+        UsageError: a precision or compilation was asked for.
+    """
+    option = f"--precision {options.precision}" if options.precision != "fp32" else "--compile"
+    if options.precision != "fp32" or options.compile:
+        raise UsageError(
+            f"{option} cannot be used with {name}: its steps are its own, and decide that themselves.",
+            remedy=f"Use torch.autocast or torch.compile in the step, and leave {option} out.",
+        )
+
+
+def without_gradients(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The user's inference step with gradients off; `no_grad`, since their code may update what it made."""
+
+    def inference_step(batch: Any) -> Any:
+        with torch.no_grad():
+            return step(batch)
+
+    return inference_step
+
+
+# The standard loop
+
+
+def _standard_loop(parts: Parts, options: BuildOptions) -> Workload:
+    training = options.mode == "train"
+    _check_loss(parts.loss)
+    model, moved = _placed(_built_model(parts.model), options)
+    _initialize_lazily(model, parts, options)
+    optimizer, assumptions = _optimizer_for(model, parts.optimizer) if training else (None, ())
+    if moved and optimizer is parts.optimizer and optimizer is not None:
+        optimizer.load_state_dict(optimizer.state_dict())  # which moves its state to where the parameters are
+    loop = _Loop(
+        model=_compiled(model) if options.compile else model,
+        signature=forward_signature(model),
+        loss=parts.loss,
+        optimizer=optimizer,
+        device_type=torch.device(options.device).type,
+        dtype=AUTOCAST_DTYPES[options.precision],
+        scaler=_scaler(options) if training else None,
+    )
+    return Workload(
+        make_batch=parts.source.make_batch,
+        training_step=loop.training_step if training else None,
+        accumulated_step=loop.accumulated_step if training else None,
+        inference_step=None if training else loop.inference_step,
+        model=loop.model,
+        name=parts.name,
+        dataset_size=parts.source.dataset_size,
+        assumptions=(*parts.source.assumptions, *assumptions),
+    )
+
+
+def _check_loss(loss: Any) -> None:
+    if isinstance(loss, type):
+        raise UsageError(f"loss is the class {loss.__name__}, not an instance.", remedy=f"loss = {loss.__name__}()")
+    if loss is not None and not callable(loss):
+        raise UsageError(
+            f"loss is a {type(loss).__name__}, which cannot be called.",
+            remedy="loss = torch.nn.functional.cross_entropy, or any function loss(output, target).",
+        )
+
+
+def _built_model(model: Any) -> nn.Module:
+    built = model
+    if not isinstance(model, nn.Module) and callable(model):
+        with blame("Building the model"):
+            built = model()
+    if not isinstance(built, nn.Module):
+        raise UsageError(
+            f"The model is a {type(built).__name__}, not a torch.nn.Module.",
+            remedy="Give a module, or a function without arguments that returns one: def build_model(): ...",
+        )
+    return built
+
+
+def _placed(model: nn.Module, options: BuildOptions) -> tuple[nn.Module, bool]:
+    """The model on its device and in its mode, and whether it had to be moved."""
+    before = {parameter.device for parameter in model.parameters()}
+    model.to(options.device).train(options.mode == "train")
+    return model, before != {parameter.device for parameter in model.parameters()}
+
+
+def _initialize_lazily(model: nn.Module, parts: Parts, options: BuildOptions) -> None:
+    """Let lazy modules learn their shapes from one sample, as torch asks for before an optimizer is made."""
+    if not any(map(is_lazy, (*model.parameters(), *model.buffers()))):
+        return
+    batch = move(parts.source.make_batch(1), options.device)
+    call = inference_call(batch, forward_signature(model), has_loss=parts.loss is not None)
+    model.eval()  # in which BatchNorm takes a single sample and leaves its statistics alone
+    with blame("The model's first forward pass"), torch.no_grad():
+        call.on(model)
+    model.train(options.mode == "train")
+
+
+def _compiled(model: nn.Module) -> nn.Module:
+    return cast(nn.Module, torch.compile(model))
+
+
+def _scaler(options: BuildOptions) -> GradScaler:
+    return GradScaler(torch.device(options.device).type, enabled=options.precision == "fp16")
+
+
+def _optimizer_for(model: nn.Module, optimizer: Any) -> tuple[Any, tuple[str, ...]]:
+    """The optimizer, and what was assumed for it."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trained:
+        raise UsageError(
+            "The model has no parameter that requires a gradient, so there is nothing to train.",
+            remedy="Use --mode inference, or set requires_grad on what is to be trained.",
+        )
+    if optimizer is None:
+        text = f"no optimizer was given: AdamW with lr={DEFAULT_LEARNING_RATE:g} stands in"
+        return torch.optim.AdamW(trained, lr=DEFAULT_LEARNING_RATE), (text,)
+    built = optimizer
+    if not _is_optimizer(optimizer) and callable(optimizer):
+        with blame("Building the optimizer"):
+            built = optimizer(trained)
+    _check_optimizer(built, trained)
+    return built, ()
+
+
+def _is_optimizer(value: Any) -> bool:
+    """By what it does, since wrappers need not inherit from torch's; a class is not one, but makes one."""
+    return not isinstance(value, type) and hasattr(value, "step") and hasattr(value, "zero_grad")
+
+
+def _check_optimizer(optimizer: Any, trained: Iterable[nn.Parameter]) -> None:
+    if not _is_optimizer(optimizer):
+        raise UsageError(
+            f"The optimizer is a {type(optimizer).__name__}, not a torch.optim.Optimizer.",
+            remedy="def build_optimizer(parameters):\n    return torch.optim.AdamW(parameters, lr=1e-3)",
+        )
+    held = {id(parameter) for group in getattr(optimizer, "param_groups", []) for parameter in group["params"]}
+    if held and held.isdisjoint(map(id, trained)):
+        raise UsageError(
+            "The optimizer holds none of the model's parameters: it was made for another model.",
+            remedy="Make it from this model's parameters, or give a function: def build_optimizer(parameters): ...",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Loop:
+    """The standard steps. `optimizer` and `scaler` are None in inference, `dtype` without autocast."""
+
+    model: nn.Module
+    signature: Signature | None
+    loss: Callable[[Any, Any], Any] | None
+    optimizer: Any
+    device_type: str
+    dtype: torch.dtype | None
+    scaler: GradScaler | None
+
+    def training_step(self, batch: Any) -> Tensor:
+        """One optimizer step on one batch; returns its loss."""
+        return self.accumulated_step([batch])
+
+    def accumulated_step(self, batches: list[Any]) -> Tensor:
+        """One optimizer step on the mean loss of several micro-batches; returns the last one's."""
+        assert self.scaler is not None
+        self.optimizer.zero_grad(set_to_none=True)
+        for batch in batches:
+            _output, loss = self._forward(batch)  # the output is held meanwhile, as most training scripts do
+            share: Any = self.scaler.scale(loss / len(batches) if len(batches) > 1 else loss)
+            share.backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss.detach()
+
+    def inference_step(self, batch: Any) -> Any:
+        """One forward pass."""
+        with torch.inference_mode(), self._autocast():
+            return inference_call(batch, self.signature, has_loss=self.loss is not None).on(self.model)
+
+    def _forward(self, batch: Any) -> tuple[Any, Tensor]:
+        with self._autocast():
+            call = own_loss_call(batch, self.signature) if self.loss is None else split_call(batch)
+            output = call.on(self.model)
+            loss = _own_loss(output) if self.loss is None else self.loss(output, call.target)
+        return output, _checked_loss(loss)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device_type, dtype=self.dtype) if self.dtype else nullcontext()
+
+
+def _own_loss(output: Any) -> Any:
+    """The loss in what a model returns: the output itself, its item or attribute `loss`, or its first item.
+
+    Raises:
+        WorkloadError: there is none.
+    """
+    if isinstance(output, Mapping):
+        loss = output.get("loss")
+    elif is_sequence(output):
+        loss = output[0] if output else None
+    else:
+        loss = output if isinstance(output, Tensor) else getattr(output, "loss", None)
+    if isinstance(loss, Tensor) and loss.numel() == 1:
+        return loss
+    raise WorkloadError(
+        f"There is no loss: none was given, and the model returned {describe(output)}, which is not one.",
+        remedy=LOSS_REMEDY,
+    )
+
+
+def _checked_loss(loss: Any) -> Tensor:
+    """The loss, if training can start from it.
+
+    Raises:
+        WorkloadError: it is not one floating-point number that depends on a parameter.
+    """
+    if not isinstance(loss, Tensor):
+        raise WorkloadError(
+            f"The loss is a {type(loss).__name__}, not a tensor.", remedy="Return the tensor itself, without .item()."
+        )
+    if loss.numel() != 1:
+        raise WorkloadError(
+            f"The loss has shape {list(loss.shape)}, but training starts from one number.",
+            remedy="Reduce it: return loss.mean(), or use reduction='mean'.",
+        )
+    if not loss.is_floating_point():
+        raise WorkloadError(f"The loss is {describe(loss)}, not floating-point.", remedy="Return loss.float().")
+    if not loss.requires_grad:
+        raise WorkloadError(
+            "The loss does not depend on any parameter that is trained.",
+            remedy="Look for .detach(), torch.no_grad() or .item() between the model and its loss.",
+        )
+    return loss

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import random
+import threading
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
+
+from autotune.errors import UsageError, WorkloadError
+from autotune.spec import LiveWorkload, PickledWorkload
+from autotune.workloads.live import LiveParts, from_live, pack, unpack
+from autotune.workloads.opening import build_workload
+
+X, Y = torch.randn(64, 4), torch.randint(3, (64,))
+
+
+def trained_parts(**changes):
+    """A model with an optimizer that has stepped, and so has a state."""
+    model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    cross_entropy(model(X), Y).backward()
+    optimizer.step()
+    return LiveParts(**{"model": model, "data": (X, Y), "loss": cross_entropy, "optimizer": optimizer, **changes})
+
+
+def state_of(parts):
+    tensors = [*parts.model.state_dict().values()]
+    for state in parts.optimizer.state.values():
+        tensors += [value for value in state.values() if torch.is_tensor(value)]
+    return [tensor.clone() for tensor in tensors]
+
+
+def assert_same(ours, theirs):
+    assert len(ours) == len(theirs) > 0
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_optimizer_keeps_the_models_parameters_and_its_state_on_the_way():
+    parts = trained_parts()
+    arrived = unpack(pack(parts))
+    held = [id(p) for group in arrived.optimizer.param_groups for p in group["params"]]
+    assert held == [id(p) for p in arrived.model.parameters()]
+    assert_same(state_of(arrived), state_of(parts))
+    assert len(arrived.optimizer.state) == 4
+
+
+def test_packing_and_training_the_copy_leaves_the_caller_alone(train):
+    parts = trained_parts()
+    gradients = [p.grad.clone() for p in parts.model.parameters()]
+    before, python, numpy, host = state_of(parts), random.getstate(), np.random.get_state(), torch.get_rng_state()
+    packed = pack(parts)
+    assert random.getstate() == python
+    assert all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), numpy, strict=True))
+    assert torch.equal(torch.get_rng_state(), host)
+    workload = from_live(unpack(packed), train)
+    workload.training_step(workload.make_batch(16))
+    assert_same(state_of(parts), before)
+    assert_same([p.grad for p in parts.model.parameters()], gradients)
+
+
+def test_training_the_copy_goes_on_as_the_caller_would(train):
+    parts = trained_parts()
+    workload = from_live(unpack(pack(parts)), train)
+    batch = workload.make_batch(16)
+    workload.training_step(batch)
+    parts.optimizer.zero_grad()
+    cross_entropy(parts.model(batch[0]), batch[1]).backward()
+    parts.optimizer.step()
+    assert_same(list(workload.model.state_dict().values()), list(parts.model.state_dict().values()))
+
+
+def test_a_scheduler_on_the_optimizer_does_not_stand_in_the_way(train):
+    parts = trained_parts()
+    scheduler = torch.optim.lr_scheduler.StepLR(parts.optimizer, step_size=1, gamma=0.1)
+    parts.optimizer.step()
+    scheduler.step()
+    arrived = unpack(pack(parts))
+    assert arrived.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3)
+    workload = from_live(arrived, train)
+    before = arrived.model[0].weight.detach().clone()
+    workload.training_step(workload.make_batch(8))
+    assert not torch.equal(before, arrived.model[0].weight)
+    assert scheduler.optimizer is parts.optimizer
+
+
+def test_tied_weights_arrive_tied():
+    model = nn.ModuleDict({"table": nn.Embedding(20, 8), "head": nn.Linear(8, 20, bias=False)})
+    model["head"].weight = model["table"].weight
+    arrived = unpack(pack(LiveParts(model=model, data=X)))
+    assert arrived.model["head"].weight is arrived.model["table"].weight
+
+
+def test_a_lazy_model_arrives_lazy_and_is_initialized(train):
+    arrived = unpack(pack(LiveParts(model=nn.LazyLinear(3), data=(X, Y), loss=cross_entropy)))
+    workload = from_live(arrived, train)
+    workload.training_step(workload.make_batch(8))
+    assert workload.model.weight.shape == (3, 4)
+
+
+def test_closures_and_builders_travel(train):
+    width = 16
+
+    def build_model():
+        return nn.Sequential(nn.Linear(4, width), nn.Linear(width, 3))
+
+    parts = LiveParts(
+        model=build_model,
+        data=lambda n: (torch.zeros(n, 4), torch.zeros(n, dtype=torch.long)),
+        loss=nn.CrossEntropyLoss(),
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
+        name="mine",
+    )
+    workload = from_live(unpack(pack(parts)), train)
+    workload.training_step(workload.make_batch(8))
+    assert workload.name == "mine"
+    assert workload.dataset_size is None
+
+
+def test_a_step_that_closes_over_model_and_optimizer_keeps_them_on_the_way(train):
+    model = nn.Linear(4, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def training_step(batch):
+        optimizer.zero_grad()
+        loss = cross_entropy(model(batch[0]), batch[1])
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    workload = from_live(unpack(pack(LiveParts(model=model, data=(X, Y), training_step=training_step))), train)
+    before = workload.model.weight.detach().clone()
+    workload.training_step(workload.make_batch(8))
+    assert not torch.equal(before, workload.model.weight)
+    assert torch.equal(before, model.weight)
+
+
+def test_a_loader_with_workers_and_what_cannot_travel_gives_its_dataset():
+    loader = DataLoader(TensorDataset(X, Y), batch_size=4, num_workers=2, worker_init_fn=lambda _: threading.Lock())
+    iterator = iter(DataLoader(TensorDataset(X, Y)))
+    loader.held = iterator  # something that a loader may carry and that no pickle takes
+    parts = unpack(pack(trained_parts(data=loader)))
+    assert isinstance(parts.data, TensorDataset)
+    assert parts.collate_fn is not None
+
+
+class Unpicklable:
+    """A callable that holds what no pickle takes."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+
+    def __call__(self, output, target):
+        return output.sum()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("model", nn.Sequential(nn.Linear(4, 3)), "model=build_model"),
+        ("data", (sample for sample in [1, 2]), "data=make_batch"),
+        ("loss", Unpicklable(), "Pass a function"),
+    ],
+)
+def test_the_part_that_cannot_travel_is_named_with_what_to_pass_instead(name, value, remedy):
+    if name == "model":
+        value.lock = threading.Lock()
+    with pytest.raises(UsageError) as caught:
+        pack(trained_parts(optimizer=None, **{name: value}))
+    assert caught.value.message.startswith(f"The {name} cannot be sent to another process: TypeError: cannot pickle")
+    assert remedy in caught.value.remedy
+
+
+def test_a_pickled_reference_is_opened(tmp_path, train):
+    path = tmp_path / "parts.pickle"
+    path.write_bytes(pack(trained_parts(name="net")))
+    workload = build_workload(PickledWorkload(path=str(path), name="net"), train)
+    workload.training_step(workload.make_batch(8))
+    assert (workload.name, workload.dataset_size) == ("net", 64)
+
+
+def test_modules_of_the_callers_path_are_found(write_file, tmp_path, monkeypatch, train):
+    write_file("import torch\nclass Net(torch.nn.Linear):\n    pass\n", "nets_of_the_caller.py")
+    monkeypatch.syspath_prepend(tmp_path)
+    import sys
+
+    import nets_of_the_caller
+
+    path = tmp_path / "parts.pickle"
+    path.write_bytes(pack(LiveParts(model=nets_of_the_caller.Net(4, 3), data=(X, Y), loss=cross_entropy)))
+    sys.modules.pop("nets_of_the_caller")
+    sys.path.remove(str(tmp_path))
+    with pytest.raises(UsageError, match="nets_of_the_caller, which is not installed"):
+        build_workload(PickledWorkload(path=str(path)), train)
+    workload = build_workload(PickledWorkload(path=str(path), search_path=(str(tmp_path),)), train)
+    workload.training_step(workload.make_batch(8))
+
+
+def test_live_objects_are_used_as_they_are(train):
+    parts = trained_parts()
+    workload = build_workload(LiveWorkload(name="net"), train, live=parts)
+    assert workload.model is parts.model
+    moments = parts.optimizer.state[parts.model[0].weight]["exp_avg"]
+    workload.training_step(workload.make_batch(8))
+    assert parts.optimizer.state[parts.model[0].weight]["exp_avg"] is moments
+
+
+def test_live_objects_without_their_parts_are_refused(train):
+    with pytest.raises(UsageError, match="net lives in another process"):
+        build_workload(LiveWorkload(name="net"), train)
+
+
+def test_an_optimizer_of_another_model_is_refused(train):
+    stranger = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
+    with pytest.raises(UsageError, match="holds none of the model's parameters"):
+        from_live(trained_parts(optimizer=stranger), train)
+
+
+def test_a_builder_that_raises_is_told(train):
+    def build_model():
+        raise OSError("weights.pt is missing")
+
+    with pytest.raises(WorkloadError, match=r"Building the model raised OSError: weights.pt is missing"):
+        from_live(LiveParts(model=build_model, data=X), train)

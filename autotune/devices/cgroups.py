@@ -1,0 +1,121 @@
+"""What the container allows: the memory limit, what is left of it, and whom the kernel killed for it.
+
+Needs Linux's /proc and /sys, no torch; elsewhere every answer is None. Promises the tightest answer: a
+process is bound by its own cgroup and by each one above it, so all of them are read.
+
+Both versions are read, since both are in use: version 2 (`memory.max`, `memory.current`, `memory.events`) and
+version 1 (`memory.limit_in_bytes`, `memory.usage_in_bytes`, `memory.oom_control`). Cached file pages that the
+kernel would drop first (`inactive_file`) count as free, as the kernel's own `MemAvailable` and Kubernetes'
+working set do. Sources: Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst in the Linux tree.
+
+Every function takes a `root` to read below, so that a recorded tree can stand in for the machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+NO_LIMIT_BYTES = 1 << 62
+"""Version 1 writes 'no limit' as the largest whole number of pages, 2**63 - 4096 on x86: anything like it."""
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Where one version of cgroups keeps its figures."""
+
+    limit: str
+    usage: str
+    droppable: str
+    events: str
+
+
+_V1 = _Files("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", "memory.oom_control")
+_V2 = _Files("memory.max", "memory.current", "inactive_file", "memory.events")
+
+
+def limit_bytes(root: Path = Path("/")) -> int | None:
+    """The memory that the container may hold, in bytes; None where nothing limits it."""
+    limits = [limit for folder, files in _levels(root) if (limit := _limit(folder, files)) is not None]
+    return min(limits, default=None)
+
+
+def available_bytes(root: Path = Path("/")) -> int | None:
+    """What is left below the limit, in bytes, at the tightest level; None where nothing limits it."""
+    left = [
+        max(0, limit - _used(folder, files))
+        for folder, files in _levels(root)
+        if (limit := _limit(folder, files)) is not None
+    ]
+    return min(left, default=None)
+
+
+def oom_kills(root: Path = Path("/")) -> int | None:
+    """How many processes of this cgroup the kernel has killed for memory; the machine's where that's unknown.
+
+    The cgroup's count also contains kills for want of memory on the whole machine, if the victim was in it.
+    The machine's count, from /proc/vmstat, stands in on version 2's root, which keeps none of its own.
+    """
+    for folder, files in _levels(root):
+        own = _fields(folder / files.events).get("oom_kill")
+        return own if own is not None else machine_oom_kills(root)
+    return machine_oom_kills(root)
+
+
+def machine_oom_kills(root: Path = Path("/")) -> int | None:
+    """How many processes the kernel has killed for memory since the machine started (Linux 4.13 and later)."""
+    return _fields(root / "proc/vmstat").get("oom_kill")
+
+
+def _levels(root: Path) -> Iterator[tuple[Path, _Files]]:
+    """The process' own cgroup and each one above it, up to the root of what is mounted here."""
+    place = _place(root)
+    if place is None:
+        return
+    mount, listed, files = place
+    folder = mount / listed.lstrip("/")
+    if ".." in Path(listed).parts or not folder.is_dir():
+        folder = mount  # in a container the list may name a path outside it; what is mounted is then ours
+    while True:
+        yield folder, files
+        if folder == mount:
+            return
+        folder = folder.parent
+
+
+def _place(root: Path) -> tuple[Path, str, _Files] | None:
+    """Mount point, listed path and version. Where both versions run, memory belongs to the one that lists it."""
+    lines = _text(root / "proc/self/cgroup").splitlines()
+    entries = [line.split(":", 2) for line in lines if line.count(":") >= 2]
+    for _, controllers, path in entries:
+        if "memory" in controllers.split(","):
+            return root / "sys/fs/cgroup/memory", path, _V1
+    for number, _, path in entries:
+        if number == "0":
+            return root / "sys/fs/cgroup", path, _V2
+    return None
+
+
+def _limit(folder: Path, files: _Files) -> int | None:
+    text = _text(folder / files.limit).strip()
+    return int(text) if text.isdigit() and int(text) < NO_LIMIT_BYTES else None
+
+
+def _used(folder: Path, files: _Files) -> int:
+    text = _text(folder / files.usage).strip()
+    droppable = _fields(folder / "memory.stat").get(files.droppable, 0)
+    return max(0, int(text) - droppable) if text.isdigit() else 0
+
+
+def _fields(path: Path) -> dict[str, int]:
+    """The lines of the form `name number` of a file; none where it can't be read."""
+    pairs = (line.split() for line in _text(path).splitlines())
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,206 @@
+"""The processor as a device, in fresh and in forked processes that really allocate."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from autotune.devices import cpu, host
+from autotune.devices import linux_process as linux
+from autotune.devices.cpu import CpuDevice
+
+MIB = 2**20
+PRELUDE = "import os, sys\nfrom autotune.devices.cpu import CpuDevice\n"
+
+
+def run(code: str) -> str:
+    """Run some code in a fresh process.
+
+    glibc's threshold for mapping an allocation of its own moves while a process runs, which makes peaks differ by
+    tens of MiB from one process to the next; held still, they repeat.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", PRELUDE + code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_the_device_does_not_import_torch() -> None:
+    assert run("print('torch' in sys.modules)").strip() == "False"
+
+
+def test_facts_are_the_machines() -> None:
+    facts = CpuDevice().facts()
+    assert facts.name == host.processor_name()
+    assert facts.total_bytes == host.total_bytes()
+    assert 0 < facts.free_bytes <= facts.total_bytes
+
+
+def test_the_peak_holds_what_was_freed_before_it_was_read() -> None:
+    code = f"""
+device = CpuDevice()
+device.start_reading()
+held = bytearray(b'x') * {96 * MIB}; del held
+memory = device.memory()
+print(memory.peak_bytes - memory.base_bytes, memory.method)
+"""
+    grown, method = run(code).split(maxsplit=1)
+    assert 94 * MIB < int(grown) < 104 * MIB
+    assert method.strip() == ("VmHWM" if linux.IS_LINUX else method.strip())
+
+
+def test_a_new_reading_forgets_the_peak_before_it() -> None:
+    code = f"""
+device = CpuDevice()
+device.start_reading()
+held = bytearray(b'x') * {96 * MIB}; del held
+device.start_reading()
+held = bytearray(b'x') * {16 * MIB}; del held
+memory = device.memory()
+print(memory.peak_bytes - memory.base_bytes)
+"""
+    assert 14 * MIB < int(run(code)) < 24 * MIB
+
+
+@pytest.mark.skipif(not linux.IS_LINUX, reason="VmHWM is Linux's")
+def test_a_settled_base_takes_the_place_of_the_base_that_was_read() -> None:
+    code = f"""
+device = CpuDevice(settled_bytes={500 * MIB})
+assert device.offset_bytes == 0
+device.start_reading()
+read = device._base_bytes
+held = bytearray(b'x') * {64 * MIB}; del held
+memory = device.memory()
+print(memory.base_bytes, memory.peak_bytes, device.offset_bytes + read, memory.method)
+"""
+    base, peak, sum_of_offset_and_read, method = run(code).split(maxsplit=3)
+    assert int(base) == int(sum_of_offset_and_read) == 500 * MIB
+    assert 562 * MIB < int(peak) < 572 * MIB
+    assert method.strip() == "VmHWM over a settled base"
+
+
+FRESH_AND_FORKED = """
+import torch
+torch.set_num_threads(1)
+model = torch.nn.Sequential(*[torch.nn.Linear(512, 512) for _ in range(8)])
+optimizer = torch.optim.Adam(model.parameters())
+
+def step(n):
+    optimizer.zero_grad()
+    model(torch.randn(n, 512)).sum().backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.skipif(not linux.IS_LINUX, reason="forks")
+def test_a_forked_child_reports_the_peak_of_a_fresh_process() -> None:
+    trial = "step(2); step(2)\nfor _ in range(4): step(4096)\n"
+    fresh = FRESH_AND_FORKED + trial + "from autotune.devices import linux_process as linux\n"
+    fresh_peak = int(run(fresh + "print(linux.peak_resident_bytes())"))
+    settled = int(run(FRESH_AND_FORKED + "step(2); step(2); step(2); print(CpuDevice().held_bytes())"))
+    forked = f"""
+step(2)
+pid = os.fork()
+if pid:
+    os.waitpid(pid, 0)
+else:
+    device = CpuDevice(settled_bytes={settled})
+    step(2); step(2)
+    device.start_reading()
+    for _ in range(4): step(4096)
+    print(device.memory().peak_bytes, flush=True)
+    os._exit(0)
+"""
+    forked_peak = int(run(FRESH_AND_FORKED + forked))
+    assert abs(forked_peak - fresh_peak) < 0.03 * fresh_peak
+
+
+def test_without_a_resettable_peak_a_thread_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linux, "reset_peak", lambda: False)
+    device = CpuDevice()
+    device.start_reading()
+    held = bytearray(b"x") * (96 * MIB)
+    memory = device.memory()
+    assert len(held) == 96 * MIB
+    assert memory.method == "sampled every 5 ms"
+    assert memory.peak_bytes - memory.base_bytes > 90 * MIB
+    sampler = device._sampler
+    assert sampler is not None
+    device.release()
+    assert not sampler._thread.is_alive()
+
+
+def test_the_sampler_sees_what_comes_and_goes_between_two_readings(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = f"""
+from autotune.devices import cpu
+import time
+sampler = cpu._Sampler()
+start = sampler.peak_bytes()
+held = bytearray(b'x') * {96 * MIB}; time.sleep(0.5); del held
+print(sampler.peak_bytes() - start)
+sampler.stop()
+"""
+    assert int(run(code)) > 90 * MIB
+
+
+@pytest.mark.skipif(not linux.IS_LINUX, reason="RLIMIT_DATA is Linux's")
+def test_the_limit_lets_the_budget_through_and_stops_what_runs_away() -> None:
+    code = f"""
+device = CpuDevice()
+device.start_reading()
+device.limit(device.held_bytes() + {200 * MIB})
+print(len(bytearray({190 * MIB})) // {MIB})
+try:
+    bytearray({600 * MIB}); print('taken')
+except MemoryError:
+    print('refused')
+device.limit(device.facts().total_bytes)
+print(len(bytearray({600 * MIB})) // {MIB})
+"""
+    assert run(code).split() == ["190", "refused", "600"]
+
+
+@pytest.mark.skipif(not linux.IS_LINUX, reason="RLIMIT_DATA is Linux's")
+def test_a_budget_below_what_is_held_already_leaves_only_the_slack() -> None:
+    code = f"""
+device = CpuDevice()
+device.limit(1)
+try:
+    bytearray({cpu.LIMIT_SLACK_BYTES + 8 * MIB}); print('taken')
+except MemoryError:
+    print('refused')
+"""
+    assert run(code).split() == ["refused"]
+
+
+def test_conditions_count_the_pages_that_a_step_touches() -> None:
+    code = f"""
+device = CpuDevice()
+device.start_conditions()
+held = bytearray(b'x') * {64 * MIB}
+print(device.conditions(steps=4, samples=8).page_faults_per_step)
+"""
+    assert float(run(code)) > 20  # 64 MiB are 16384 small pages or 32 huge ones, in 4 steps
+
+
+def test_the_stall_fraction_is_microseconds_over_seconds() -> None:
+    assert cpu.stall_fraction(1_000_000, 1_500_000, 2.0) == pytest.approx(0.25)
+    assert cpu.stall_fraction(None, 5, 2.0) is None
+    assert cpu.stall_fraction(5, 5, 0.0) is None
+
+
+def test_conditions_on_a_real_machine_are_within_reason() -> None:
+    device = CpuDevice()
+    device.start_conditions()
+    sum(range(10**6))
+    stall = device.conditions(1, 1).cpu_stall_fraction
+    assert stall is None or stall >= 0

@@ -1,0 +1,80 @@
+"""The machine's figures, against what other sources say of the same machine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from autotune.devices import host
+
+MIB = 2**20
+
+
+def test_facts_agree_with_psutil() -> None:
+    facts = host.facts()
+    assert facts.memory_bytes == psutil.virtual_memory().total
+    assert facts.processor
+    assert 1 <= facts.logical_cores <= (os.cpu_count() or 1)
+    assert facts.physical_cores is None or 1 <= facts.physical_cores <= facts.logical_cores
+    assert facts.python_version == ".".join(map(str, sys.version_info[:3]))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity here")
+def test_cores_are_those_that_the_process_may_use() -> None:
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "from autotune.devices import host; print(host.logical_cores(), host.physical_cores())"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.split() == ["1", "1"]
+
+
+def test_available_is_not_more_than_total() -> None:
+    assert 0 < host.available_bytes() <= host.total_bytes() <= psutil.virtual_memory().total
+
+
+def test_resident_grows_by_what_is_touched() -> None:
+    before = host.resident_bytes(os.getpid())
+    held = bytearray(b"x") * (64 * MIB)
+    grown = host.resident_bytes(os.getpid()) - before
+    assert len(held) == 64 * MIB
+    assert 60 * MIB < grown < 72 * MIB
+
+
+def test_a_process_that_is_gone_holds_nothing() -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    assert host.resident_bytes(process.pid) == 0
+
+
+def test_processor_name_is_the_model_name_or_else_the_architecture(tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor\t: 0\nmodel name\t: AMD Ryzen 9 7950X 16-Core Processor\nflags\t: fpu\n")
+    assert host.processor_name(cpuinfo) == "AMD Ryzen 9 7950X 16-Core Processor"
+    cpuinfo.write_text("processor\t: 0\nCPU implementer\t: 0x41\n")  # as ARM writes it
+    assert host.processor_name(cpuinfo) == host.processor_name(tmp_path / "missing") != ""
+
+
+def test_stall_time_is_the_total_of_the_first_line(tmp_path: Path) -> None:
+    pressure = tmp_path / "cpu"
+    pressure.write_text("some avg10=1.52 avg60=0.80 avg300=0.21 total=123456\nfull avg10=0.00 total=99\n")
+    assert host.cpu_stall_microseconds(pressure) == 123456
+    assert host.cpu_stall_microseconds(tmp_path / "missing") is None
+
+
+@pytest.mark.skipif(not Path("/proc/pressure/cpu").exists(), reason="no pressure stall information here")
+def test_more_runnable_processes_than_cores_stall() -> None:
+    before = host.cpu_stall_microseconds()
+    spin = "import time\nend = time.monotonic() + 0.5\nwhile time.monotonic() < end: pass"
+    crowd = [subprocess.Popen([sys.executable, "-c", spin]) for _ in range(2 * host.logical_cores() + 1)]
+    for process in crowd:
+        process.wait()
+    after = host.cpu_stall_microseconds()
+    assert before is not None
+    assert after is not None
+    assert after > before

@@ -1,0 +1,40 @@
+"""A request run in this process, and whatever it raises turned into an outcome.
+
+Needs a bench. Shared by the worker and by trials in the caller's own process.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+
+from autotune.bench import Bench
+from autotune.devices.signs import judge
+from autotune.errors import WorkloadError
+from autotune.executors import Attempt, ContestRequest, TrialRequest
+from autotune.measure import contest, measure
+from autotune.trial import Evidence, Outcome
+from autotune.workloads.tracebacks import one_line, user_traceback
+
+
+def perform(bench: Bench, request: TrialRequest | ContestRequest, on_steady: Callable[[], None]) -> Attempt:
+    """Run a request in this process and turn whatever it raises into an outcome."""
+    attempt: Attempt
+    try:
+        if isinstance(request, ContestRequest):
+            on_steady()
+            return Attempt(outcome=Outcome.FITS, contest=contest(bench, request))
+        return Attempt(outcome=Outcome.FITS, measurement=measure(bench, request, on_steady))
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
+        attempt = _failure(error)
+    gc.collect()  # outside the handler: until it ends, the traceback holds the step's tensors
+    return attempt
+
+
+def _failure(error: BaseException) -> Attempt:
+    outcome = judge(error)
+    if isinstance(error, WorkloadError) and outcome is Outcome.FAILED:  # found by our checks, and said in our words
+        text, trace = f"{error.message} {error.remedy}", error.user_traceback
+    else:
+        text, trace = one_line(error), user_traceback(error) if outcome is Outcome.FAILED else ""
+    return Attempt(outcome=outcome, evidence=Evidence(source="exception", text=text, user_traceback=trace))

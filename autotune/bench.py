@@ -1,0 +1,150 @@
+"""A workload set up on a device, ready to run steps at any batch size.
+
+Needs a workload and a device. Promises that a step runs on a batch of the size asked for: the batch, and on
+its first call what the model sees of it, are checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from autotune.devices import Device
+from autotune.devices.signs import judge
+from autotune.errors import WorkloadError
+from autotune.spec import Objective, ProbeSpec
+from autotune.trial import Outcome, WorkloadFacts
+from autotune.workloads import BuildOptions, Workload
+from autotune.workloads.batches import describe, move
+from autotune.workloads.checks import check_batch, watch_inputs
+from autotune.workloads.opening import build_workload
+from autotune.workloads.tracebacks import one_line, user_traceback
+
+if TYPE_CHECKING:
+    from autotune.workloads.live import LiveParts
+
+SMALLEST_TRIED = (1, 2)  # BatchNorm in training refuses a single value per channel, but not two
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What is measured and where: a workload on a device, in one mode.
+
+    `single_steps` asks for a reading of the clock per step, for latency.
+    """
+
+    workload: Workload
+    device: Device
+    mode: str
+    smallest_batch_size: int = 1
+    single_steps: bool = False
+
+    def step_on(self, batch_size: int, accumulation_steps: int = 1) -> Callable[[], Any]:
+        """A function that runs one step on a batch of this size; its first call checks what the model sees."""
+        batches = [self._batch(batch_size) for _ in range(accumulation_steps)]
+        workload = self.workload
+        if accumulation_steps > 1:
+            if workload.accumulated_step is None:
+                raise ValueError("this workload's loop is the user's own and cannot accumulate")
+            return _checked(lambda: workload.accumulated_step(batches), workload, batch_size)  # type: ignore[misc]
+        run = workload.training_step if self.mode == "train" else workload.inference_step
+        if run is None:
+            raise ValueError(f"this workload has no step for {self.mode}")
+        return _checked(lambda: run(batches[0]), workload, batch_size)
+
+    def _batch(self, batch_size: int) -> Any:
+        batch = self.workload.make_batch(batch_size)
+        check_batch(batch, batch_size)
+        return move(batch, self.device.torch_device)
+
+    def warm_up(self) -> None:
+        """Two steps at the smallest batch size: the first makes the optimizer's state, the second uses it."""
+        step = self.step_on(self.smallest_batch_size)
+        step()
+        step()
+        self.device.synchronize()
+
+
+def _checked(run: Callable[[], Any], workload: Workload, batch_size: int) -> Callable[[], Any]:
+    first = True
+
+    def step() -> Any:
+        nonlocal first
+        watched = watch_inputs(workload.model, batch_size) if first else nullcontext()
+        first = False
+        with watched:
+            return run()
+
+    return step
+
+
+def build_bench(spec: ProbeSpec, device: Device, live: LiveParts | None = None) -> Bench:
+    """Build the spec's workload on a device, and find the smallest batch size that it runs at.
+
+    Raises:
+        UsageError: the workload's description is incomplete or contradicts itself.
+        Exception: whatever the user's code raises.
+    """
+    options = BuildOptions(
+        device=device.torch_device,
+        mode=spec.mode.value,
+        precision=spec.precision.value,
+        compile=spec.compile,
+        seed=spec.seed,
+    )
+    return Bench(
+        workload=build_workload(spec.workload, options, live),
+        device=device,
+        mode=spec.mode.value,
+        single_steps=spec.objective is Objective.LATENCY,
+    )
+
+
+def with_smallest(bench: Bench) -> Bench:
+    """The bench with the smallest batch size that runs.
+
+    Raises:
+        WorkloadError: none does. The error of the last is told: that of a single sample may be BatchNorm's.
+        Exception: memory ran out, which says nothing of the workload.
+    """
+    failed: Exception | None = None
+    for size in SMALLEST_TRIED:
+        tried = replace(bench, smallest_batch_size=size)
+        try:
+            tried.warm_up()
+            return tried
+        except WorkloadError:
+            raise
+        except Exception as error:
+            if judge(error) is not Outcome.FAILED:
+                raise
+            failed = error
+    assert failed is not None  # the loop ended without a return
+    raise first_step_failed(failed, size, bench.workload.make_batch(size)) from failed
+
+
+def first_step_failed(error: Exception, batch_size: int, batch: Any) -> WorkloadError:
+    """The user's error, in one line that shows what the model was given."""
+    return WorkloadError(
+        f"The first step failed, at batch size {batch_size}: {one_line(error)}",
+        remedy=f"The batch was {describe(batch)}; check that the model and the loss take it.",
+        user_traceback=user_traceback(error),
+    )
+
+
+def workload_facts(bench: Bench) -> WorkloadFacts:
+    """What is known of the workload once it has run."""
+    workload = bench.workload
+    smallest = bench.smallest_batch_size
+    grown = () if smallest == SMALLEST_TRIED[0] else (f"the model refuses a batch size below {smallest}",)
+    return WorkloadFacts(
+        name=workload.name,
+        parameters=None if workload.model is None else sum(p.numel() for p in workload.model.parameters()),
+        dataset_size=workload.dataset_size,
+        smallest_batch_size=smallest,
+        batch_description=describe(workload.make_batch(smallest)),
+        assumptions=workload.assumptions + grown,
+        can_accumulate=workload.accumulated_step is not None,
+    )

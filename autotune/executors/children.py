@@ -1,0 +1,149 @@
+"""Trials in child processes, watched from here: whatever a trial does, this process survives it.
+
+Needs the worker's process and the host's readings, no torch. A worker holds the workload. On Linux's CPU it
+forks a child per trial; elsewhere it runs the trials itself and is replaced after any failure (CUDA, MPS) or
+after each trial (CPU on macOS and Windows, or where forking was found to deadlock).
+
+Three guards stand together, since each has holes: a data limit in the child (misses shared memory), the
+watchdog, which ends what passes the budget or leaves the machine short (sees it 20 ms late), and the
+kernel's killer, which is told to take the trial first.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import psutil
+
+from autotune.devices import host
+from autotune.errors import AutotuneError, NothingFitsError, WorkloadError
+from autotune.executors import Attempt, ContestRequest, Opened, TrialRequest
+from autotune.executors.environment import environment_of
+from autotune.executors.messages import Built, Job
+from autotune.executors.watchdog import Watch
+from autotune.executors.worker_process import StalledError, WorkerProcess
+from autotune.spec import ProbeSpec
+from autotune.trial import Evidence, Outcome
+
+RESERVE_SHARE = 0.02  # of the machine's memory is left to it, whatever the budget says
+OPEN_SECONDS = 600.0  # building a workload may compile, or read much data
+
+
+class ChildExecutor:
+    """Runs trials in workers of its own. Use as a context manager, or call `close`."""
+
+    def __init__(self, spec: ProbeSpec, *, extra_free_bytes: int = 0, verbose: bool = False) -> None:
+        """Nothing is started yet.
+
+        Args:
+            spec: what to probe.
+            extra_free_bytes: memory that the caller holds and its training will use, counted as free to it.
+            verbose: copy what the workers print to the standard error stream.
+        """
+        self._spec = spec
+        self._extra_free_bytes = extra_free_bytes
+        self._verbose = verbose
+        self._worker: WorkerProcess | None = None
+        self._built: Built | None = None
+        self._budget_bytes = 0
+        self._forks = False
+
+    def __enter__(self) -> ChildExecutor:
+        """Itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End every worker."""
+        self.close()
+
+    def open(self) -> Opened:
+        """Start a worker and let it build the workload. See `Executor.open`."""
+        free_bytes = host.available_bytes() + self._extra_free_bytes
+        self._budget_bytes = self._spec.budget.resolve(free_bytes)
+        self._forks = _may_fork(self._spec.device)
+        try:
+            self._worker, self._built = self._start(self._forks)
+        except StalledError:
+            self._forks = False
+            self._worker, self._built = self._start(forks=False)
+        self._forks = self._built.forks
+        if self._built.device != "cpu":
+            free_bytes = self._built.free_bytes
+            self._budget_bytes = self._spec.budget.resolve(free_bytes)
+        return Opened(
+            workload=self._built.workload,
+            environment=environment_of(self._built),
+            budget_bytes=self._budget_bytes,
+            free_bytes=free_bytes,
+            isolated=True,
+            warnings=self._built.warnings,
+        )
+
+    def run(self, request: TrialRequest | ContestRequest) -> Attempt:
+        """Run a request in a child. See `Executor.run`."""
+        if isinstance(request, TrialRequest) and request.fresh_process:
+            return self._run_once(request)
+        if not self._forks and self._on_cpu:
+            return self._run_once(request)
+        if self._worker is None:
+            try:
+                self._worker, _ = self._start(self._forks)
+            except AutotuneError as error:
+                return _could_not_start(error)
+        attempt = self._worker.run(request, self._watch(request))
+        if not self._worker.is_alive or (not self._forks and attempt.outcome is not Outcome.FITS):
+            self.close()  # after a failure an allocator holds on to memory; the next trial starts level
+        return attempt
+
+    def close(self) -> None:
+        """End the worker and all its children."""
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
+
+    @property
+    def _on_cpu(self) -> bool:
+        return self._built is not None and self._built.device == "cpu"
+
+    def _run_once(self, request: TrialRequest | ContestRequest) -> Attempt:
+        try:
+            worker, _ = self._start(forks=False)
+        except AutotuneError as error:
+            return _could_not_start(error)
+        try:
+            return worker.run(request, self._watch(request))
+        finally:
+            worker.close()
+
+    def _start(self, forks: bool) -> tuple[WorkerProcess, Built]:
+        worker = WorkerProcess(hide_gpus=self._spec.device == "cpu", verbose=self._verbose)
+        smallest = self._built.workload.smallest_batch_size if self._built else None
+        try:
+            return worker, worker.build(
+                Job(spec=self._spec, forks=forks, smallest_batch_size=smallest), self._watch(None)
+            )
+        except BaseException:
+            worker.close()
+            raise
+
+    def _watch(self, request: TrialRequest | ContestRequest | None) -> Watch:
+        """While a workload is built only the machine is guarded: its first trial tells what it lacks."""
+        enforced = isinstance(request, TrialRequest) and request.enforce
+        return Watch(
+            budget_bytes=self._budget_bytes,
+            limit_bytes=self._budget_bytes if enforced and self._on_cpu else None,
+            reserve_bytes=int(RESERVE_SHARE * psutil.virtual_memory().total),
+            seconds=OPEN_SECONDS if request is None else request.timeout_seconds,
+        )
+
+
+def _could_not_start(error: AutotuneError) -> Attempt:
+    """A worker that was built before and can't be built again: the machine is short, or the code has changed."""
+    outcome = Outcome.OUT_OF_MEMORY if isinstance(error, NothingFitsError) else Outcome.CRASHED
+    trace = error.user_traceback if isinstance(error, WorkloadError) else ""
+    return Attempt(outcome=outcome, evidence=Evidence(source="exit", text=error.message, user_traceback=trace))
+
+
+def _may_fork(device: str) -> bool:
+    """Only Linux forks safely here, and only before a device context exists, which the worker sees to."""
+    return sys.platform == "linux" and device in ("auto", "cpu")

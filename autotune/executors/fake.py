@@ -1,0 +1,121 @@
+"""A machine that isn't there: trials of a modelled workload, for tests of what stands above the executors.
+
+Step time is `alpha + beta * b` with seeded noise, peak memory `base + slope * b`, each trial a new draw.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from autotune.executors import Attempt, ContestRequest, Opened, TrialRequest
+from autotune.trial import Conditions, Contest, Environment, Evidence, Measurement, Memory, Outcome, WorkloadFacts
+
+
+@dataclass
+class FakeExecutor:
+    """An executor without processes.
+
+    Attributes:
+        budget_bytes: what a trial may use.
+        base_bytes: memory before the batch.
+        bytes_per_sample: memory that each sample adds.
+        alpha_seconds: the part of a step that does not depend on the batch.
+        beta_seconds: the part of a step that each sample adds.
+        noise: standard deviation of a step time, as a share of it.
+        spread: the peak varies evenly between itself and this share more.
+        events: called before each request; may raise or return an attempt in place of the modelled one.
+        requests: every request so far.
+    """
+
+    budget_bytes: int = 1000
+    base_bytes: int = 100
+    bytes_per_sample: int = 9
+    alpha_seconds: float = 0.01
+    beta_seconds: float = 0.001
+    noise: float = 0.0
+    spread: float = 0.0
+    dataset_size: int | None = None
+    smallest_batch_size: int = 1
+    seed: int = 0
+    events: Callable[[TrialRequest | ContestRequest], Attempt | None] = lambda _: None
+    requests: list[TrialRequest | ContestRequest] = field(default_factory=list)
+    is_closed: bool = False
+
+    def __post_init__(self) -> None:
+        """Seed the noise."""
+        self._chance = random.Random(self.seed)
+
+    def open(self) -> Opened:
+        """Facts of nothing in particular."""
+        return Opened(
+            workload=WorkloadFacts(
+                name="modelled",
+                parameters=10,
+                dataset_size=self.dataset_size,
+                smallest_batch_size=self.smallest_batch_size,
+                batch_description="float32[1]",
+                can_accumulate=True,
+            ),
+            environment=FAKE_ENVIRONMENT,
+            budget_bytes=self.budget_bytes,
+            free_bytes=2 * self.budget_bytes,
+            isolated=True,
+        )
+
+    def run(self, request: TrialRequest | ContestRequest) -> Attempt:
+        """Draw what the request would have measured."""
+        self.requests.append(request)
+        if (instead := self.events(request)) is not None:
+            return instead
+        if isinstance(request, ContestRequest):
+            rounds = [tuple(self._step(size) for size in request.batch_sizes) for _ in range(9)]
+            return Attempt(outcome=Outcome.FITS, contest=Contest(batch_sizes=request.batch_sizes, rounds=tuple(rounds)))
+        peak = self._peak(request.batch_size)
+        if request.enforce and peak > 1.2 * self.budget_bytes:
+            return Attempt(
+                outcome=Outcome.OUT_OF_MEMORY, evidence=Evidence(source="watchdog", text="it passed the budget")
+            )
+        return Attempt(outcome=Outcome.FITS, measurement=self._measured(request, peak))
+
+    def close(self) -> None:
+        """Remember that it was called."""
+        self.is_closed = True
+
+    def _peak(self, batch_size: int) -> int:
+        modelled = self.base_bytes + self.bytes_per_sample * batch_size
+        return round(modelled * (1 + self.spread * self._chance.random()))
+
+    def _step(self, samples: int) -> float:
+        return (self.alpha_seconds + self.beta_seconds * samples) * max(0.1, self._chance.gauss(1.0, self.noise))
+
+    def _measured(self, request: TrialRequest, peak: int) -> Measurement:
+        samples = request.batch_size * request.accumulation_steps
+        steps = tuple(self._step(samples) for _ in range(request.effort.min_steps))
+        return Measurement(
+            batch_size=request.batch_size,
+            accumulation_steps=request.accumulation_steps,
+            step_seconds=steps,
+            cpu_seconds=steps,
+            warmup_steps=request.effort.warmup_steps,
+            memory=Memory(peak_bytes=peak, base_bytes=self.base_bytes, method="modelled"),
+            conditions=Conditions(),
+            last_loss=1.0,
+        )
+
+
+FAKE_ENVIRONMENT = Environment(
+    autotune_version="0",
+    python_version="3",
+    torch_version="2",
+    platform="modelled",
+    processor="modelled",
+    physical_cores=1,
+    logical_cores=1,
+    threads=1,
+    host_memory_bytes=1 << 30,
+    container_limit_bytes=None,
+    device="cpu",
+    device_name="modelled",
+)

@@ -1,0 +1,86 @@
+"""What a parent and its worker say to each other, as tagged records in msgpack."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from autotune.executors import Attempt, ContestRequest, TrialRequest
+from autotune.spec import ProbeSpec
+from autotune.trial import Record, WorkloadFacts
+
+RefusalKind = Literal["usage", "workload", "device", "memory"]
+
+
+class Job(Record, frozen=True, tag="job"):
+    """The first message to a worker: what to build, and how to run trials.
+
+    `forks` asks for a forked child per trial; otherwise trials run in the worker itself, one after the other.
+    `smallest_batch_size` is known from an earlier worker, or None: find out. `budget_bytes` is None where it
+    depends on what the device has free, which only the worker can tell.
+    """
+
+    spec: ProbeSpec
+    forks: bool
+    smallest_batch_size: int | None = None
+
+
+class Built(Record, frozen=True, tag="built"):
+    """The workload stands. `free_bytes` is what the device had free before it was built.
+
+    `forks` says whether trials run in forked children: the worker only forks for the CPU.
+    """
+
+    workload: WorkloadFacts
+    device: str
+    device_name: str
+    free_bytes: int
+    total_bytes: int
+    threads: int
+    forks: bool
+    torch_version: str
+    driver_version: str | None = None
+    runtime_version: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class Refused(Record, frozen=True, tag="refused"):
+    """The workload could not be built; `kind` tells which error the parent raises."""
+
+    kind: RefusalKind
+    message: str
+    remedy: str = ""
+    user_traceback: str = ""
+
+
+class Begun(Record, frozen=True, tag="begun"):
+    """A child is about to run a trial: the process to watch."""
+
+    pid: int
+
+
+class Steady(Record, frozen=True, tag="steady"):
+    """The warm-up is over: what an outside watcher adds to the resident memory it sees, in bytes."""
+
+    offset_bytes: int
+
+
+class Ended(Record, frozen=True, tag="ended"):
+    """The child that ran a trial is gone: its exit code, negative for a signal."""
+
+    exit_code: int
+
+
+class Run(Record, frozen=True, tag="run"):
+    """Run this request under this budget."""
+
+    request: TrialRequest | ContestRequest
+    budget_bytes: int
+
+
+ToWorker = Job | Run
+FromWorker = Built | Refused | Begun | Steady | Attempt | Ended
+
+to_worker = msgspec.msgpack.Decoder(ToWorker)
+from_worker = msgspec.msgpack.Decoder(FromWorker)

@@ -1,0 +1,267 @@
+"""One worker process as its parent sees it: started, listened to, watched, ended.
+
+Needs the messages and the watchdog, no torch. Promises that a request always comes to an end with an
+`Attempt`, whatever the process does, and that nothing the process started is left when it is closed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+import autotune
+from autotune.devices import cgroups
+from autotune.devices.signs import judge_exit
+from autotune.errors import AutotuneError, DeviceError, NothingFitsError, UsageError, WorkloadError
+from autotune.executors import Attempt, ContestRequest, TrialRequest
+from autotune.executors.channel import ClosedError, offer
+from autotune.executors.messages import Begun, Built, Ended, Job, Refused, Run, Steady, from_worker
+from autotune.executors.watchdog import Watch, Watchdog
+from autotune.trial import Evidence, Outcome
+
+WATCH_SECONDS = 0.02  # pages arrive at up to 3 GiB/s: 60 MiB between two looks
+STALL_SECONDS = 15.0  # a first step without any processor time for so long is a deadlock after a fork
+GRACE_SECONDS = 10.0  # a worker that is silent for so long after its child was ended, is ended too
+TAIL_BYTES = 4096
+
+Verdict = tuple[Outcome, Evidence]
+
+
+class StalledError(Exception):
+    """The first step in a forked child made no headway: a lock that the fork left closed."""
+
+
+@dataclass
+class _Heard:
+    """What a worker has said, so far, of one request, and what the watchdog thinks of it."""
+
+    watchdog: Watchdog
+    attempt: Attempt | None = None
+    exit_code: int | None = None
+    verdict: Verdict | None = None
+    judged_at: float = 0.0
+
+    def take(self, message: object) -> None:
+        match message:
+            case Begun():
+                self.watchdog = Watchdog(message.pid, self.watchdog.watch)
+            case Steady():
+                self.watchdog.offset_bytes = message.offset_bytes
+            case Attempt():
+                self.attempt = message
+            case Ended():
+                self.exit_code = message.exit_code
+
+
+class WorkerProcess:
+    """A worker, its channel and its log."""
+
+    def __init__(self, *, hide_gpus: bool, verbose: bool) -> None:
+        """Start the process. With `hide_gpus` torch sees none, and so starts no threads for them."""
+        self._log: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed in close()
+        self._verbose, self._shown, self._log_start = verbose, 0, 0
+        offered = offer()
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "autotune.worker", offered.address],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            pass_fds=offered.inherit,
+            start_new_session=True,  # Ctrl-C at the terminal is for the parent, which ends the worker itself
+            env=_environment_for(hide_gpus=hide_gpus),
+        )
+        self._channel = offered.accepted()
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        """True while the process runs."""
+        return self._process.poll() is None
+
+    def build(self, job: Job, watch: Watch) -> Built:
+        """Let the worker build its workload.
+
+        Raises:
+            AutotuneError: as `Executor.open` says.
+            StalledError: it hangs in a way that a worker without forks would not.
+        """
+        watchdogs = [Watchdog(self._process.pid, watch)]
+        try:
+            self._channel.send(job)
+            while not isinstance(message := self._next(), Built):
+                if isinstance(message, Refused):
+                    raise _raised(message)
+                if isinstance(message, Begun):
+                    watchdogs.append(Watchdog(message.pid, watch))
+                for watchdog in watchdogs:
+                    _check_opening(watchdog)
+                if job.forks and len(watchdogs) > 1 and _has_stalled(watchdogs[-1]):
+                    raise StalledError
+        except ClosedError as error:
+            raise self._died_while_building() from error
+        return message
+
+    def run(self, request: TrialRequest | ContestRequest, watch: Watch) -> Attempt:
+        """Run one request to its end."""
+        kills = _kernel_kills()
+        self._log_start = self._log_size()
+        heard = _Heard(Watchdog(self._process.pid, watch))
+        try:
+            self._channel.send(Run(request=request, budget_bytes=watch.budget_bytes))
+            while not self._is_over(heard):
+                heard.take(self._next())
+                self._guard(heard)
+        except ClosedError:
+            heard.exit_code = self._process.wait(GRACE_SECONDS)
+        if heard.verdict is not None:
+            return Attempt(outcome=heard.verdict[0], evidence=heard.verdict[1])
+        if heard.attempt is not None:
+            return _with_tree_peak(heard.attempt, heard.watchdog)
+        return _unexplained(heard.exit_code or 0, kills, self._tail())
+
+    def _is_over(self, heard: _Heard) -> bool:
+        """An attempt in the worker itself ends with its answer; in a child, with the child."""
+        in_worker = heard.watchdog.pid == self._process.pid
+        return heard.exit_code is not None or (in_worker and heard.attempt is not None)
+
+    def _guard(self, heard: _Heard) -> None:
+        """End a trial that must be ended, and a worker that then stays silent."""
+        if self._is_over(heard):
+            return
+        if heard.verdict is None:
+            heard.verdict, heard.judged_at = heard.watchdog.verdict(), time.monotonic()
+            if heard.verdict is not None:
+                heard.watchdog.kill()
+        elif time.monotonic() - heard.judged_at > GRACE_SECONDS:
+            self._process.kill()
+
+    def close(self) -> None:
+        """End the process and its children. May be called twice."""
+        if self.is_alive:
+            Watchdog(self._process.pid, Watch(0, None, 0, 0)).kill()
+        self._process.wait()
+        self._channel.close()
+        self._show_log()
+        self._log.close()
+
+    def _next(self) -> object:
+        packed = self._channel.receive(WATCH_SECONDS)
+        self._show_log()
+        return None if packed is None else from_worker.decode(packed)
+
+    def _died_while_building(self) -> AutotuneError:
+        code = self._process.wait(GRACE_SECONDS)
+        return WorkloadError(
+            f"The process that builds the model {describe_exit(code)}.",
+            remedy="What it printed last stands above; run the file by hand to see more.",
+            user_traceback=self._tail(),
+        )
+
+    # ------------------------------------------------------------------ the log
+
+    def _log_size(self) -> int:
+        return os.fstat(self._log.fileno()).st_size
+
+    def _tail(self) -> str:
+        """The last that was printed since the request began."""
+        start = max(self._log_start, self._log_size() - TAIL_BYTES)
+        return os.pread(self._log.fileno(), TAIL_BYTES, start).decode(errors="replace").strip()
+
+    def _show_log(self) -> None:
+        if not self._verbose or self._log.closed or (size := self._log_size()) == self._shown:
+            return
+        sys.stderr.write(os.pread(self._log.fileno(), size - self._shown, self._shown).decode(errors="replace"))
+        sys.stderr.flush()
+        self._shown = size
+
+
+def _environment_for(*, hide_gpus: bool) -> dict[str, str]:
+    package_parent = str(Path(autotune.__file__).parent.parent)
+    hidden = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""} if hide_gpus else {}
+    python_path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), package_parent]))
+    return {**os.environ, **hidden, "PYTHONPATH": python_path}
+
+
+def _check_opening(watchdog: Watchdog) -> None:
+    """End a worker, or its first step, that needs more than there is."""
+    verdict = watchdog.verdict()
+    if verdict is None:
+        return
+    watchdog.kill()
+    outcome, evidence = verdict
+    if outcome is Outcome.TIMED_OUT:
+        raise WorkloadError(
+            f"Building the model and its first step took too long: {evidence.text}.",
+            remedy="Run the file by hand to see where it hangs.",
+        )
+    raise NothingFitsError(
+        f"Not even the smallest batch size fits: {evidence.text}.",
+        remedy="Raise --memory-budget, or make the model smaller.",
+    )
+
+
+def _has_stalled(child: Watchdog) -> bool:
+    """True where a child has lived long and hardly run."""
+    age = child.age_seconds()
+    return age > STALL_SECONDS and child.cpu_seconds() < age / 10
+
+
+def _raised(refused: Refused) -> AutotuneError:
+    """What the worker refused, as the error that it stands for."""
+    match refused.kind:
+        case "usage":
+            return UsageError(refused.message, remedy=refused.remedy)
+        case "device":
+            return DeviceError(refused.message, remedy=refused.remedy)
+        case "memory":
+            return NothingFitsError(refused.message, remedy="Raise --memory-budget, or make the model smaller.")
+    return WorkloadError(refused.message, remedy=refused.remedy, user_traceback=refused.user_traceback)
+
+
+def _with_tree_peak(attempt: Attempt, watchdog: Watchdog) -> Attempt:
+    """Count what a trial's own children held, where it had some: its own peak does not contain them."""
+    measurement = attempt.measurement
+    tree = watchdog.peak_tree_bytes + watchdog.offset_bytes
+    if measurement is None or not watchdog.peak_tree_bytes or tree <= measurement.memory.peak_bytes:
+        return attempt
+    memory = msgspec.structs.replace(
+        measurement.memory, peak_bytes=tree, method=measurement.memory.method + ", with its children's"
+    )
+    return msgspec.structs.replace(attempt, measurement=msgspec.structs.replace(measurement, memory=memory))
+
+
+def _kernel_kills() -> int:
+    """Processes that the kernel has killed for memory, in this container and on the whole machine."""
+    return (cgroups.oom_kills() or 0) + (cgroups.machine_oom_kills() or 0)
+
+
+def _unexplained(exit_code: int, kills_before: int, tail: str) -> Attempt:
+    """A child that ended without a word: name it by what the kernel and its last output say."""
+    if exit_code == -signal.SIGKILL and _kernel_kills() > kills_before:
+        text = "the kernel, short of memory, ended the trial"
+        return Attempt(outcome=Outcome.OUT_OF_MEMORY, evidence=Evidence(source="kernel", text=text))
+    outcome = judge_exit(tail) or Outcome.CRASHED
+    last = f": {tail.splitlines()[-1]}" if tail else ""
+    text = f"it {describe_exit(exit_code)} before the trial ended{last}"
+    return Attempt(outcome=outcome, evidence=Evidence(source="exit", text=text))
+
+
+def describe_exit(code: int) -> str:
+    """An exit code in words: "was killed by SIGSEGV", "exited with code 3"."""
+    if code >= 0:
+        return f"exited with code {code}"
+    known = {number.value: number.name for number in signal.Signals}
+    return f"was killed by {known.get(-code, f'signal {-code}')}"

@@ -1,0 +1,131 @@
+"""One trial, or one final round, in the process that it happens to be called in.
+
+Needs a bench; knows nothing of search, processes or files. Promises that each figure comes
+from steps that really ran on a batch of the size asked for, and raises whatever the user's code raises.
+
+Order matters here. The warm-up step at the smallest batch size comes first, so that what a process pays once
+(lazy imports, kernels, the optimizer's state) belongs to the base, not to the batch. The batch is made after
+the reading of memory has started, since it occupies memory too. Making it is not timed.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from autotune.bench import Bench
+from autotune.devices import Device
+from autotune.executors import ContestRequest, TrialRequest
+from autotune.trial import Contest, Measurement
+
+BLOCK_SECONDS = 0.02
+"""On a device that runs behind the host, the clock is read once in so long: a synchronisation per step would
+keep the host from running ahead, as it does in training, and so slow short steps down."""
+
+CONTEST_BLOCK_SECONDS = 0.05
+"""A turn in the final round lasts at least this long, so that the timer and the switch don't count."""
+
+
+def measure(bench: Bench, request: TrialRequest, on_steady: Callable[[], None] = lambda: None) -> Measurement:
+    """Run one trial.
+
+    Args:
+        bench: what is measured and where.
+        request: the batch size and how much to measure.
+        on_steady: called once the base of memory has been read.
+    """
+    device, effort = bench.device, request.effort
+    bench.warm_up()
+    device.release()
+    device.start_reading()
+    on_steady()
+    step = bench.step_on(request.batch_size, request.accumulation_steps)
+    loss = None
+    for _ in range(max(effort.warmup_steps, 1)):
+        loss = step()
+    device.synchronize()
+    device.start_conditions()
+    timed = _timed(step, bench, effort.min_steps, effort.max_steps, effort.seconds)
+    samples = timed.steps * request.batch_size * request.accumulation_steps
+    return Measurement(
+        batch_size=request.batch_size,
+        accumulation_steps=request.accumulation_steps,
+        step_seconds=tuple(timed.wall_seconds),
+        cpu_seconds=tuple(timed.cpu_seconds),
+        warmup_steps=effort.warmup_steps,
+        conditions=device.conditions(timed.steps, samples),
+        memory=device.memory(),
+        last_loss=_number(loss),
+    )
+
+
+@dataclass
+class _Timed:
+    wall_seconds: list[float]
+    cpu_seconds: list[float]
+    steps: int
+
+
+def _timed(step: Callable[[], Any], bench: Bench, min_steps: int, max_steps: int, seconds: float) -> _Timed:
+    device, timed = bench.device, _Timed([], [], 0)
+    block = 1
+    end = time.perf_counter() + seconds
+    while len(timed.wall_seconds) < min_steps or (timed.steps < max_steps and time.perf_counter() < end):
+        wall, cpu = _block_seconds(step, device, block)
+        timed.wall_seconds.append(wall / block)
+        timed.cpu_seconds.append(cpu / block)
+        timed.steps += block
+        if len(timed.wall_seconds) == 1 and not bench.single_steps and device.torch_device != "cpu":
+            block = max(1, math.ceil(BLOCK_SECONDS / wall))
+    return timed
+
+
+def _block_seconds(step: Callable[[], Any], device: Device, steps: int) -> tuple[float, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    for _ in range(steps):
+        step()
+    device.synchronize()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def _number(loss: Any) -> float | None:
+    """The loss as a number, where a step returned one. Reading it waits for the device: after the clock."""
+    try:
+        return float(loss)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+
+
+def contest(bench: Bench, request: ContestRequest) -> Contest:
+    """Time several batch sizes in turns, so that whatever drifts, drifts for all of them alike.
+
+    The order is turned round every other round, so that none is always first.
+    """
+    bench.warm_up()
+    steps = [bench.step_on(size) for size in request.batch_sizes]
+    blocks = [_block_length(step, bench.device) for step in steps]
+    rounds: list[tuple[float, ...]] = []
+    end = time.perf_counter() + request.seconds
+    while len(rounds) < request.min_rounds or time.perf_counter() < end:
+        rounds.append(_round(steps, blocks, bench.device, backwards=len(rounds) % 2 == 1))
+    return Contest(batch_sizes=request.batch_sizes, rounds=tuple(rounds))
+
+
+def _block_length(step: Callable[[], Any], device: Device) -> int:
+    step()
+    device.synchronize()
+    seconds, _ = _block_seconds(step, device, 1)
+    return max(1, math.ceil(CONTEST_BLOCK_SECONDS / seconds))
+
+
+def _round(
+    steps: Sequence[Callable[[], Any]], blocks: Sequence[int], device: Device, *, backwards: bool
+) -> tuple[float, ...]:
+    order = range(len(steps))
+    seconds = dict.fromkeys(order, 0.0)
+    for j in reversed(order) if backwards else order:
+        seconds[j] = _block_seconds(steps[j], device, blocks[j])[0] / blocks[j]
+    return tuple(seconds[j] for j in order)

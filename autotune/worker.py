@@ -1,0 +1,307 @@
+"""The child's entry: builds the workload once, then runs the trials that the parent asks for.
+
+Started as `python -m autotune.worker ADDRESS`. Promises that the user's output never touches the messages,
+that no process outlives the parent, and that the kernel, short of memory, ends this process before others.
+
+Forking. After `import torch` a step takes seconds the first time, so a fresh interpreter per trial is too
+slow. Instead this server runs everything once with a single thread and then forks a child per trial, which
+is ready in milliseconds and whose peak is its own. Two rules keep that safe: no multi-threaded region runs
+before a fork (a thread pool that was started does not survive one: deadlock), and no device context exists.
+
+Memory. A forked child has not touched the libraries' file-backed pages that a process of its own would, so
+its resident memory reads low. What a fresh process settles at is put together once: the anonymous memory of
+a cold child after its first steps, and the file-backed memory of this server, which did the importing. Each
+trial adds what its batch takes on top.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import msgspec
+
+from autotune.attempt import perform
+from autotune.bench import build_bench, with_smallest, workload_facts
+from autotune.devices import DeviceFacts, open_device
+from autotune.devices import linux_process as linux
+from autotune.devices.cpu import CpuDevice
+from autotune.devices.signs import judge
+from autotune.errors import AutotuneError, DeviceError, UsageError, WorkloadError
+from autotune.executors import Attempt, TrialRequest
+from autotune.executors.channel import Channel, ClosedError, pair, take
+from autotune.executors.messages import Begun, Built, Ended, Job, RefusalKind, Refused, Run, Steady, to_worker
+from autotune.trial import Outcome, Record, WorkloadFacts
+from autotune.workloads.tracebacks import one_line, user_traceback
+
+
+class Settled(Record, frozen=True, tag="settled"):
+    """What a child found out in the workload's first steps, and what it then held, in bytes."""
+
+    workload: WorkloadFacts
+    private_bytes: int
+    file_bytes: int
+
+
+def main() -> None:
+    """Serve one parent, to its end or ours."""
+    linux.die_with_parent()
+    linux.volunteer_for_oom_kill()
+    linux.adopt_orphans()
+    os.dup2(2, 1)  # whatever the user's code prints is log
+    sys.path.insert(0, str(Path.cwd()))  # as in `python model.py`, but only now that our own imports are done
+    warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
+    channel = take(sys.argv[1])
+    packed = channel.receive()
+    assert packed is not None  # without a time-out, receive waits
+    job = to_worker.decode(packed)
+    assert isinstance(job, Job)
+    with suppress(ClosedError):  # the parent is gone, and so nobody waits for more
+        Server(channel, job).serve()
+    _leave()
+
+
+def _leave() -> NoReturn:
+    """End without the interpreter's own clean-up, which may wait for the user's threads."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+class Server:
+    """Holds the workload; runs trials in forked children, or in this very process where it may not fork."""
+
+    def __init__(self, channel: Channel, job: Job) -> None:
+        """Keep what the parent said; nothing is built yet."""
+        self._channel = channel
+        self._job = job
+        self._settled_bytes: int | None = None
+
+    def serve(self) -> None:
+        """Build, say so, and run what is asked for until the parent is gone."""
+        try:
+            self._prepare()
+        except Exception as error:
+            self._channel.send(_refusal(error))
+            return
+        while True:
+            packed = self._channel.receive()
+            run = to_worker.decode(packed or b"")
+            assert isinstance(run, Run)
+            if self._forks:
+                self._in_child(lambda run=run: self._attempt(run))  # type: ignore[misc]
+            else:
+                self._channel.send(self._attempt(run, self._channel))
+
+    # ------------------------------------------------------------------ building
+
+    def _prepare(self) -> None:
+        import torch
+
+        spec = self._job.spec
+        self._threads = spec.threads or torch.get_num_threads()
+        device = open_device(spec.device)
+        self._forks = self._job.forks and device.torch_device == "cpu"
+        torch.set_num_threads(1 if self._forks else self._threads)
+        facts = device.facts()
+        self._total_bytes = facts.total_bytes
+        self._bench = build_bench(spec, device)
+        self._channel.send(self._built(facts, self._settle()))
+
+    def _settle(self) -> WorkloadFacts:
+        """Run the first steps, and learn what they show."""
+        known = self._job.smallest_batch_size
+        if not self._forks:
+            bench = self._bench
+            self._bench = with_smallest(bench) if known is None else replace(bench, smallest_batch_size=known)
+            return workload_facts(self._bench)
+        settled = self._settle_in_child()
+        self._bench = replace(self._bench, smallest_batch_size=settled.workload.smallest_batch_size)
+        self._bench.warm_up()
+        self._settled_bytes = settled.private_bytes + max(settled.file_bytes, linux.resident().file_bytes)
+        gc.collect()
+        gc.freeze()  # a collection in a child would touch, and so copy, every page with an object on it
+        return settled.workload
+
+    def _settle_in_child(self) -> Settled:
+        """The first steps, where nothing that they may do can harm this server."""
+        for packed in self._in_child(self._first_steps, relay=False):
+            reply = msgspec.msgpack.decode(packed, type=Settled | Refused)
+            if isinstance(reply, Settled):
+                return reply
+            raise _RefusedError(reply)
+        raise _RefusedError(_died(self._exit_code))
+
+    def _first_steps(self) -> Settled | Refused:
+        try:
+            bench = with_smallest(self._bench)
+            bench.step_on(bench.smallest_batch_size)()
+            memory = linux.resident()
+        except Exception as error:
+            return _refusal(error)
+        return Settled(
+            workload=workload_facts(bench),
+            private_bytes=memory.anonymous_bytes + memory.shared_bytes,
+            file_bytes=memory.file_bytes,
+        )
+
+    def _built(self, facts: DeviceFacts, workload: WorkloadFacts) -> Built:
+        import torch
+
+        return Built(
+            workload=workload,
+            device=self._bench.device.torch_device,
+            device_name=facts.name,
+            free_bytes=facts.free_bytes,
+            total_bytes=facts.total_bytes,
+            threads=self._threads,
+            forks=self._forks,
+            torch_version=str(torch.__version__),
+            driver_version=facts.driver_version,
+            runtime_version=facts.runtime_version,
+            warnings=facts.warnings,
+        )
+
+    # ------------------------------------------------------------------ running
+
+    def _attempt(self, run: Run, channel: Channel | None = None) -> Attempt:
+        """Run a request here, and turn whatever it raises into an outcome."""
+        bench = self._bench
+        if bench.device.torch_device == "cpu":  # a reading of memory of its own for each trial
+            bench = replace(bench, device=CpuDevice(self._settled_bytes))
+        device = bench.device
+
+        def steady() -> None:
+            enforced = isinstance(run.request, TrialRequest) and run.request.enforce
+            device.limit(run.budget_bytes if enforced else self._total_bytes)
+            offset = device.offset_bytes if isinstance(device, CpuDevice) else 0
+            (channel or self._child_channel).send(Steady(offset_bytes=offset))
+
+        try:
+            return perform(bench, run.request, steady)
+        finally:
+            device.release()
+
+    def _in_child(self, work: Callable[[], Any], *, relay: bool = True) -> list[bytes]:
+        """Run some work in a forked child; pass on what it sends, or collect it."""
+        ours, theirs = pair()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        server = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            self._be_child(server, theirs, work)
+        theirs.close()
+        self._channel.send(Begun(pid=pid))
+        replies = _follow(pid, ours, self._channel if relay else None)
+        self._exit_code = _reap(pid)
+        ours.close()
+        self._channel.send(Ended(exit_code=self._exit_code))
+        return replies
+
+    def _be_child(self, server: int, channel: Channel, work: Callable[[], Any]) -> NoReturn:
+        """Become the leader of a session of our own, so that all we start can be ended with us."""
+        import torch
+
+        child = os.getpid()
+        try:
+            os.setsid()
+            linux.die_with_parent()
+            if os.getppid() == server:  # else the server died before the line above
+                self._channel.close()
+                self._child_channel = channel
+                torch.set_num_threads(self._threads)
+                reply = work()
+                if os.getpid() == child:  # else the user's code has forked, and this is its copy of us
+                    channel.send(reply)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        _leave()
+
+
+def _follow(pid: int, channel: Channel, relay_to: Channel | None) -> list[bytes]:
+    """Read what a child sends until it ends or closes its side; a grandchild may hold the socket open."""
+    replies: list[bytes] = []
+    while True:
+        ended = _has_ended(pid)
+        try:
+            packed = channel.receive(0.0 if ended else 0.02)
+        except ClosedError:
+            return replies
+        if packed is not None:
+            replies.append(packed)
+            if relay_to is not None:
+                relay_to.send_packed(packed)
+        elif ended:
+            return replies
+
+
+def _has_ended(pid: int) -> bool:
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _reap(pid: int) -> int:
+    """Wait for a child, end whatever it left running, and return its exit code."""
+    _, status = os.waitpid(pid, 0)
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+    for orphan in linux.descendants(os.getpid()):  # those that made a session of their own came to us
+        with suppress(ProcessLookupError):
+            os.kill(orphan, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(status)
+
+
+class _RefusedError(Exception):
+    def __init__(self, refused: Refused) -> None:
+        super().__init__(refused.message)
+        self.refused = refused
+
+
+def _refusal(error: Exception) -> Refused:
+    """An error of building, in words that travel."""
+    if isinstance(error, _RefusedError):
+        return error.refused
+    if judge(error) is Outcome.OUT_OF_MEMORY:
+        return Refused(kind="memory", message=f"Memory ran out before the first trial: {one_line(error)}")
+    if not isinstance(error, AutotuneError):
+        message = f"Building the model failed: {one_line(error)}"
+        return Refused(kind="workload", message=message, user_traceback=user_traceback(error))
+    return Refused(
+        kind=_kind(error),
+        message=error.message,
+        remedy=error.remedy,
+        user_traceback=error.user_traceback if isinstance(error, WorkloadError) else "",
+    )
+
+
+def _kind(error: AutotuneError) -> RefusalKind:
+    match error:
+        case UsageError():
+            return "usage"
+        case DeviceError():
+            return "device"
+    return "workload"
+
+
+def _died(exit_code: int) -> Refused:
+    how = f"was killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exited with code {exit_code}"
+    return Refused(
+        kind="workload",
+        message=f"The first step {how}, without an exception.",
+        remedy="Run one training step of this model by hand to see why.",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,288 @@
+"""The two ways in: `run` for a spec, from the command line; `find_batch_size` for live objects, from Python.
+
+Needs everything below. Imports torch only where live objects are involved, whose owner has done so already.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from autotune.errors import ResultFileError, UsageError
+from autotune.executors import Executor
+from autotune.executors.children import ChildExecutor
+from autotune.listener import Listener, Silence
+from autotune.probe import Probe
+from autotune.result import Result, write_whole
+from autotune.spec import (
+    LiveWorkload,
+    MemoryBudget,
+    Mode,
+    Objective,
+    PickledWorkload,
+    Precision,
+    ProbeSpec,
+)
+from autotune.store import FileJournal, NoJournal
+from autotune.units import parse_budget, parse_duration, parse_share
+
+if TYPE_CHECKING:
+    from autotune.workloads.live import LiveParts
+
+Choice = TypeVar("Choice", bound=StrEnum)
+
+
+def run(
+    spec: ProbeSpec,
+    *,
+    listener: Listener | None = None,
+    output: Path | None = None,
+    resume: bool = False,
+    command_line: str = "",
+    verbose: bool = False,
+) -> Result:
+    """Probe what a spec describes.
+
+    Args:
+        spec: what to probe, where, for what, and within which limits.
+        listener: is told of each event.
+        output: where the result goes, as JSON; a journal lies beside it until the probe has ended.
+        resume: go on from that journal.
+        command_line: recorded in the result, for whoever wants to do it again.
+        verbose: copy what the workers print to the standard error stream.
+
+    Raises:
+        AutotuneError: see `autotune.errors`.
+        KeyboardInterrupt: interrupted before anything was found.
+    """
+    with ChildExecutor(spec, verbose=verbose) as executor:
+        return _probed(spec, executor, listener or Silence(), output, resume=resume, command_line=command_line)
+
+
+def _probed(
+    spec: ProbeSpec, executor: Executor, listener: Listener, output: Path | None, *, resume: bool, command_line: str
+) -> Result:
+    if output is None:
+        if resume:
+            raise UsageError("--resume needs --output.", remedy="Name the result file of the probe to go on with.")
+        result = Probe(spec, executor, NoJournal(), listener).run()
+        return _with_command(result, command_line)
+    _check_writable(output)
+    with FileJournal(journal_path(output), spec, resume=resume) as journal:
+        probe = Probe(spec, executor, journal, listener, trials=list(journal.earlier))
+        result = _with_command(probe.run(), command_line)
+        result.save(output)
+    if result.is_complete:
+        journal.path.unlink(missing_ok=True)
+    return result
+
+
+def journal_path(output: Path) -> Path:
+    """Where the journal of a result lies while its probe runs."""
+    return output.with_name(output.name + ".journal.jsonl")
+
+
+def _check_writable(output: Path) -> None:
+    """Find out before the work, not after it."""
+    if output.is_dir():
+        raise ResultFileError(f"{output} is a directory.", remedy="Give --output a file name.")
+    if output.exists() and not os.access(output, os.W_OK):
+        raise ResultFileError(f"{output} cannot be written: permission denied.", remedy="Give another --output.")
+    partial = output.with_name(output.name + ".partial")
+    write_whole(partial, b"")
+    partial.unlink(missing_ok=True)
+
+
+def _with_command(result: Result, command_line: str) -> Result:
+    environment = msgspec.structs.replace(result.environment, command_line=command_line)
+    return msgspec.structs.replace(result, environment=environment)
+
+
+def find_batch_size(
+    model: Any,
+    data: Any,
+    *,
+    loss: Callable[..., Any] | None = None,
+    optimizer: Any = None,
+    collate_fn: Callable[[list[Any]], Any] | None = None,
+    training_step: Callable[[Any], Any] | None = None,
+    inference_step: Callable[[Any], Any] | None = None,
+    device: str = "auto",
+    mode: str = "train",
+    objective: str = "throughput",
+    max_latency: str | float | None = None,
+    memory_budget: str | int = "90%",
+    start: int | None = None,
+    max_batch_size: int | None = None,
+    multiple_of: int = 1,
+    target: int | None = None,
+    tolerance: str | float = 0.05,
+    precision: str = "fp32",
+    compile: bool = False,
+    threads: int | None = None,
+    max_seconds: str | float | None = None,
+    max_trials: int | None = None,
+    trial_timeout: str | float = 300.0,
+    seed: int = 0,
+    output: str | Path | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+    verbose: bool = False,
+) -> Result:
+    """Find the batch size for live objects, just before training with them.
+
+    They are left as they are, bit for bit: trials run in child processes on copies. Only a model that already
+    lives on a GPU is tried where it is, and put back afterwards (`result.isolated` is then False).
+
+    Args:
+        model: an `nn.Module`, or a function that builds one.
+        data: a Dataset, a DataLoader (its dataset and `collate_fn` are used), a tensor, a tuple or mapping of
+            tensors or arrays whose first dimension is the sample, or a function `batch_size -> batch`.
+        loss: `loss(output, target)`; None where the model returns its own loss.
+        optimizer: an Optimizer over the model's parameters, or a function `parameters -> Optimizer`; AdamW
+            where it is None.
+        collate_fn: makes a batch of a list of samples, as for a DataLoader.
+        training_step: a whole step of one's own, `training_step(batch)`.
+        inference_step: a forward pass of one's own, `inference_step(batch)`.
+        device: "auto" (where the model lives, or else the best there is), "cpu", "cuda", "cuda:1", "mps".
+        mode: "train" or "inference".
+        objective: "throughput", "memory", or "latency" with `max_latency`.
+        max_latency: bound on the 95th percentile of the step time: seconds, or text like "50ms".
+        memory_budget: what the training process may use in all: bytes, or text like "8GiB" or "90%" (of what
+            is free to it now).
+        start: first batch size to try.
+        max_batch_size: nothing above it is tried.
+        multiple_of: only multiples of it are tried.
+        target: a batch size to answer for in particular, with a plan of accumulation where it does not fit.
+        tolerance: the share of the best throughput that may be given up for a smaller batch, or "5%".
+        precision: "fp32", or "bf16" or "fp16" by autocast.
+        compile: use `torch.compile`.
+        threads: torch's threads on CPU; its own default where None.
+        max_seconds: stop after so long with the best so far: seconds, or text like "2m".
+        max_trials: stop after so many trials with the best so far.
+        trial_timeout: bound on one trial: seconds, or text.
+        seed: of weights and batches that are made here.
+        output: write the result to this file, with a journal beside it while the probe runs.
+        resume: go on from that journal.
+        quiet: print no live lines to the standard error stream.
+        verbose: show there what the workers print.
+
+    Returns:
+        A result whose `batch_size` goes straight into a DataLoader.
+
+    Raises:
+        UsageError: an argument is wrong, or the objects can't be copied to another process.
+        WorkloadError: the model failed; carries the traceback.
+        NothingFitsError: not even the smallest batch size fits.
+    """
+    from autotune.workloads.live import LiveParts
+
+    parts = LiveParts(
+        model=model,
+        data=data,
+        loss=loss,
+        optimizer=optimizer,
+        collate_fn=collate_fn,
+        training_step=training_step,
+        inference_step=inference_step,
+        name=getattr(model, "__name__", type(model).__name__),
+    )
+    home = _device_of(model)
+    spec = ProbeSpec(
+        workload=LiveWorkload(name=parts.name),
+        device=home if device == "auto" and home != "cpu" else device,
+        mode=_choice(Mode, mode, "mode"),
+        objective=_choice(Objective, objective, "objective"),
+        latency_seconds=_seconds(max_latency),
+        budget=_budget(memory_budget),
+        start=start,
+        max_batch_size=max_batch_size,
+        multiple_of=multiple_of,
+        target=target,
+        tolerance=parse_share(tolerance) if isinstance(tolerance, str) else tolerance,
+        precision=_choice(Precision, precision, "precision"),
+        compile=compile,
+        threads=threads,
+        max_seconds=_seconds(max_seconds),
+        max_trials=max_trials,
+        trial_timeout_seconds=_seconds(trial_timeout) or 0.0,
+        seed=seed,
+    )
+    listener = Silence() if quiet else _live_lines()
+    path = None if output is None else Path(output)
+    in_process = home != "cpu" and spec.device == home
+    probe_parts = _probe_in_process if in_process else partial(_probe_in_children, verbose=verbose)
+    return probe_parts(spec, parts, listener, path, resume=resume)
+
+
+def _probe_in_process(
+    spec: ProbeSpec, parts: LiveParts, listener: Listener, output: Path | None, *, resume: bool
+) -> Result:
+    from autotune.executors.inprocess import InProcessExecutor
+
+    executor = InProcessExecutor(spec, parts)
+    try:
+        return _probed(spec, executor, listener, output, resume=resume, command_line=_command_line())
+    finally:
+        executor.close()
+
+
+def _probe_in_children(
+    spec: ProbeSpec, parts: LiveParts, listener: Listener, output: Path | None, *, resume: bool, verbose: bool
+) -> Result:
+    from autotune.devices import host
+    from autotune.workloads.live import pack
+
+    packed = pack(parts)
+    with tempfile.TemporaryDirectory(prefix="autotune-") as folder:
+        path = Path(folder) / "parts.pickle"
+        path.write_bytes(packed)
+        reference = PickledWorkload(path=str(path), search_path=tuple(sys.path), name=parts.name)
+        spec = msgspec.structs.replace(spec, workload=reference)
+        held_bytes = host.resident_bytes(os.getpid())  # this process will train, so what it holds is its own
+        with ChildExecutor(spec, extra_free_bytes=held_bytes, verbose=verbose) as executor:
+            return _probed(spec, executor, listener, output, resume=resume, command_line=_command_line())
+
+
+def _device_of(model: Any) -> str:
+    """Where a model's parameters live, as torch spells it; "cpu" where that can't be told."""
+    parameters = getattr(model, "parameters", None)
+    first = next(iter(parameters()), None) if callable(parameters) and not isinstance(model, type) else None
+    return str(getattr(first, "device", "cpu"))
+
+
+def _choice(kind: type[Choice], text: str, name: str) -> Choice:
+    try:
+        return kind(text)
+    except ValueError as error:
+        accepted = ", ".join(member.value for member in kind)
+        raise UsageError(f"{name}={text!r} is not known.", remedy=f"Give one of: {accepted}.") from error
+
+
+def _seconds(value: str | float | None) -> float | None:
+    return parse_duration(value) if isinstance(value, str) else value
+
+
+def _budget(value: str | int) -> MemoryBudget:
+    return MemoryBudget(bytes_=value) if isinstance(value, int) else parse_budget(value)
+
+
+def _live_lines() -> Listener:
+    from rich.console import Console
+
+    from autotune.reports.live import Live
+
+    return Live(Console(stderr=True))
+
+
+def _command_line() -> str:
+    return shlex.join([Path(sys.executable).name, *sys.argv])

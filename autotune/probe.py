@@ -1,0 +1,326 @@
+"""The only loop: ask the search, run the trial, write it down, tell the search.
+
+Needs the pure parts, an executor, a journal and a listener, and no framework. Promises that a trial is in
+the journal before anything else is made of it, that what is recommended was run and held in a fresh
+process, and that an interruption or a spent allowance returns the best so far.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import msgspec
+
+from autotune.cautions import cautions
+from autotune.errors import NothingFitsError, NoTrialFinishedError, UsageError, WorkloadError
+from autotune.executors import ContestRequest, Effort, Executor, Opened, TrialRequest
+from autotune.listener import Listener
+from autotune.recommend import contenders, recommend, speeds, throughput, throughput_interval
+from autotune.result import Edge, Recommendation, Result, StopReason, TargetAnswer
+from autotune.search import Ask, Limits, Phase, Search, Told, bounds
+from autotune.spec import Objective, ProbeSpec
+from autotune.store import Journal, Purpose, TrialBegan, TrialEnded, TrialInterrupted
+from autotune.target import answer_target
+from autotune.trial import Contest, Outcome, Trial
+from autotune.units import format_bytes
+from autotune.verdict import judged
+
+GROW = Effort(warmup_steps=2, min_steps=3, seconds=0.5)
+BISECT = Effort(warmup_steps=2, min_steps=3, max_steps=3, seconds=0.0)  # the peak still rises until the third step
+CONFIRM = Effort(warmup_steps=2, min_steps=8, max_steps=8, seconds=0.0)  # ten in all: sizes that pass three fail ten
+EDGE_CONFIRMATIONS = 2  # in forked children, besides the one in a fresh process for the answer
+CONTEST_SECONDS = 3.0
+LATENCY_STEPS = 20  # the fewest of which the 95th percentile is not simply the slowest
+
+
+@dataclass
+class Probe:
+    """One probe: its parts, and what it has found so far. `trials` may begin with those of a journal."""
+
+    spec: ProbeSpec
+    executor: Executor
+    journal: Journal
+    listener: Listener
+    trials: list[Trial] = field(default_factory=list)
+    contest: Contest | None = None
+    started: float = field(default_factory=time.monotonic)
+
+    def run(self) -> Result:
+        """Search, compare, confirm, and answer.
+
+        Raises:
+            WorkloadError: the user's code raised.
+            NothingFitsError: no batch size fits the budget.
+            NoTrialFinishedError: every trial timed out, crashed or reached a kernel limit.
+            KeyboardInterrupt: interrupted before anything was found.
+        """
+        self.listener.opening(self.spec)
+        self.opened = self.executor.open()
+        self.listener.opened(self.opened)
+        self.search = Search(search_limits(self.spec, self.opened))
+        for trial in self.trials:
+            self._tell(trial)
+        result = self._result()
+        self.listener.ended(result)
+        return result
+
+    def _result(self) -> Result:
+        target = None
+        try:
+            stop = self._search_until_confirmed()
+            if self.spec.target is not None and self._spent() is None:
+                target = answer_target(self.spec.target, self)
+        except KeyboardInterrupt:
+            if not self.speeds():
+                raise
+            stop = StopReason.INTERRUPTED
+        return self._composed(stop, target)
+
+    # ------------------------------------------------------------------ searching
+
+    def _search_until_confirmed(self) -> StopReason:
+        """Search until what is recommended also holds in a fresh process."""
+        while True:
+            stop = self._search_to_its_end()
+            self._hold_contest()
+            size = self._recommendation().batch_size
+            if self._spent() is not None or self._is_confirmed(size):
+                return self._spent() or stop
+            ask = Ask(size, Phase.CONFIRM, "does the answer hold in a fresh process?")
+            self.contest = self.contest if self.ask_trial(ask, CONFIRM, fresh_process=True).accepted else None
+
+    def _search_to_its_end(self) -> StopReason:
+        while isinstance(move := self.search.ask(), Ask):
+            if (spent := self._spent()) is not None:
+                if not self.speeds():
+                    raise _nothing_yet(spent)
+                return spent
+            self.ask_trial(move, self._effort(move.phase))
+        if move.reason is None:
+            raise self._nothing_accepted()
+        return move.reason
+
+    def ask_trial(self, ask: Ask, effort: Effort, *, fresh_process: bool = False) -> Trial:
+        """Run the trial that the search asks for, and tell the search."""
+        request = TrialRequest(batch_size=ask.batch_size, effort=effort, fresh_process=fresh_process)
+        trial = self.run_trial(request, ask.phase.value, ask.why)
+        self._tell(trial)
+        return trial
+
+    def run_trial(self, request: TrialRequest, purpose: Purpose, why: str) -> Trial:
+        """Run one trial and write it down.
+
+        Raises:
+            WorkloadError: the user's own code raised.
+        """
+        number = 1 + max((trial.number for trial in self.trials), default=0)
+        request = self._within_time(request)
+        self.journal.write(TrialBegan(number=number, batch_size=request.batch_size, purpose=purpose))
+        self.listener.trial_started(number, request.batch_size, purpose, why)
+        began = time.monotonic()
+        try:
+            attempt = self.executor.run(request)
+        except KeyboardInterrupt:
+            self.journal.write(TrialInterrupted(number=number))
+            raise
+        ran = Trial(
+            number=number,
+            batch_size=request.batch_size,
+            purpose=purpose,
+            why=why,
+            outcome=attempt.outcome,
+            seconds=time.monotonic() - began,
+            measurement=attempt.measurement,
+            evidence=attempt.evidence,
+            fresh_process=request.fresh_process,
+        )
+        return self._taken(judged(ran, self.spec, self.opened.budget_bytes, self.trials))
+
+    def _taken(self, trial: Trial) -> Trial:
+        self.journal.write(TrialEnded(trial=trial))
+        self.trials.append(trial)
+        self.listener.trial_ended(trial)
+        if trial.outcome is Outcome.FAILED:
+            raise self._failed(trial)
+        return trial
+
+    def _tell(self, trial: Trial) -> None:
+        if trial.purpose not in ("plan", "target") or (trial.purpose == "target" and trial.accepted):
+            self.search.tell(told(trial))
+
+    def _hold_contest(self) -> None:
+        """Time the sizes that may yet win against each other, unless there is no question or no time."""
+        names = contenders(self.speeds(), self.spec.tolerance)
+        decided = self.spec.objective is Objective.MEMORY or len(names) == 1 or self._spent() is not None
+        if decided or (self.contest is not None and self.contest.batch_sizes == names):
+            return
+        self.listener.contest_started(names)
+        attempt = self.executor.run(
+            ContestRequest(batch_sizes=names, seconds=CONTEST_SECONDS, timeout_seconds=self.spec.trial_timeout_seconds)
+        )
+        self.contest = attempt.contest
+        if attempt.contest is None:
+            why = attempt.evidence.text if attempt.evidence else attempt.outcome.value
+            self.listener.warned(f"The final round did not finish ({why}); single trials decide.")
+
+    # ------------------------------------------------------------------ allowances
+
+    def _effort(self, phase: Phase) -> Effort:
+        if self.spec.objective is Objective.LATENCY:
+            return Effort(min_steps=LATENCY_STEPS, seconds=0.5)
+        return {Phase.BISECT: BISECT, Phase.CONFIRM: CONFIRM}.get(phase, GROW)
+
+    def _spent(self) -> StopReason | None:
+        """Which allowance is used up, if any."""
+        if self.spec.max_trials is not None and len(self.trials) >= self.spec.max_trials:
+            return StopReason.TRIALS
+        return StopReason.SECONDS if self._seconds_left() <= 0 else None
+
+    def _seconds_left(self) -> float:
+        allowed = self.spec.max_seconds
+        return float("inf") if allowed is None else allowed - (time.monotonic() - self.started)
+
+    def _within_time(self, request: TrialRequest) -> TrialRequest:
+        seconds = max(1.0, min(self.spec.trial_timeout_seconds, self._seconds_left()))
+        return msgspec.structs.replace(request, timeout_seconds=seconds)
+
+    # ------------------------------------------------------------------ answering
+
+    def speeds(self) -> dict[int, float]:
+        """Samples/s by accepted batch size, as `recommend.speeds` gives it."""
+        return speeds(self.trials)
+
+    def _is_confirmed(self, size: int) -> bool:
+        return any(t.batch_size == size and t.fresh_process and t.accepted for t in self.trials)
+
+    def _recommendation(self) -> Recommendation:
+        low, _ = bounds(self.search.told)
+        speed = self.speeds()
+        return recommend(self.spec.objective, speed, low or max(speed), self.contest, self.spec.tolerance)
+
+    def _composed(self, stop: StopReason, target: TargetAnswer | None) -> Result:
+        recommendation = self._recommendation()
+        confirmed = self._is_confirmed(recommendation.batch_size)
+        return Result(
+            spec=self.spec,
+            environment=self.opened.environment,
+            workload=self.opened.workload,
+            budget_bytes=self.opened.budget_bytes,
+            free_bytes=self.opened.free_bytes,
+            trials=tuple(self.trials),
+            recommendation=recommendation,
+            edge=edge_of(self.trials, self.spec.multiple_of),
+            stop=stop,
+            seconds=time.monotonic() - self.started,
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            contest=self.contest,
+            target=target,
+            isolated=self.opened.isolated,
+            warnings=cautions(self.trials, self.opened, confirmed=confirmed),
+        )
+
+    # ------------------------------------------------------------------ no answer
+
+    def _failed(self, trial: Trial) -> WorkloadError:
+        evidence = trial.evidence
+        return WorkloadError(
+            f"The model failed at batch size {trial.batch_size}: {evidence.text if evidence else 'no reason known'}",
+            remedy="The traceback above is your code's own. Batch sizes tried before it are in the journal, if any.",
+            user_traceback=evidence.user_traceback if evidence else "",
+        )
+
+    def _nothing_accepted(self) -> Exception:
+        if not self.trials:
+            return _no_room(self.search.limits)
+        smallest = min(self.trials, key=lambda trial: (trial.batch_size, -trial.number))
+        text = smallest.evidence.text if smallest.evidence else smallest.outcome.value
+        if smallest.fits:
+            return NothingFitsError(
+                f"Even batch size {smallest.batch_size} is too slow: {text}.",
+                remedy="Raise --max-latency, or make the model smaller.",
+            )
+        if smallest.outcome is not Outcome.OUT_OF_MEMORY:
+            return NoTrialFinishedError(
+                f"No trial finished: at batch size {smallest.batch_size}, {text}.",
+                remedy="Raise --trial-timeout if the model is slow; else run one step by hand to see why.",
+            )
+        return NothingFitsError(
+            f"Not even batch size {smallest.batch_size} fits: {self._shortfall(smallest)}.",
+            remedy="Raise --memory-budget, free some memory, or make the model smaller.",
+        )
+
+    def _shortfall(self, trial: Trial) -> str:
+        """By how much it falls short: measured without the limits, where the machine allows that."""
+        budget = self.opened.budget_bytes
+        if trial.measurement is None:
+            request = TrialRequest(batch_size=trial.batch_size, effort=BISECT, enforce=False)
+            trial = self.run_trial(request, "target", "how much would it need?")
+        if trial.measurement is None:
+            return f"{trial.evidence.text if trial.evidence else trial.outcome.value}"
+        peak = trial.measurement.memory.peak_bytes
+        return (
+            f"its peak is {format_bytes(peak)}, {format_bytes(peak - budget)} over the budget of {format_bytes(budget)}"
+        )
+
+
+def search_limits(spec: ProbeSpec, opened: Opened) -> Limits:
+    """Where to search, from what was asked for and what the workload is."""
+    size, asked = opened.workload.dataset_size, spec.max_batch_size
+    capped_by_data = size is not None and (asked is None or size < asked)
+    return Limits(
+        start=spec.start or 1,
+        smallest=opened.workload.smallest_batch_size,
+        largest=size if capped_by_data else asked,
+        cap_reason=StopReason.DATASET if capped_by_data else StopReason.CAP,
+        multiple_of=spec.multiple_of,
+        plateau_tolerance=spec.tolerance if spec.objective is Objective.THROUGHPUT else None,
+        confirmations=EDGE_CONFIRMATIONS,
+    )
+
+
+def told(trial: Trial) -> Told:
+    """What the search needs to know of a trial."""
+    measured = trial.measurement is not None
+    return Told(
+        batch_size=trial.batch_size,
+        accepted=trial.accepted,
+        throughput=throughput(trial) if measured else 0.0,
+        throughput_high=throughput_interval(trial)[1] if measured else 0.0,
+        phase=Phase(trial.purpose) if trial.purpose != "target" else Phase.BISECT,
+    )
+
+
+def edge_of(trials: Sequence[Trial], multiple_of: int) -> Edge:
+    """The border between what fits and what does not, as far as the trials show it."""
+    plain = [trial for trial in trials if trial.is_plain]
+    low, high = bounds([told(trial) for trial in plain])
+    accepted, refused = ({t.batch_size for t in plain if t.accepted is flag} for flag in (True, False))
+    return Edge(
+        largest_fits=low or 0,
+        smallest_refused=high,
+        refused_by=next((_reason(t) for t in plain if t.batch_size == high and not t.accepted), ""),
+        confirmations=sum(t.batch_size == low and t.accepted and t.purpose == "confirm" for t in plain),
+        band=tuple(sorted(accepted & refused)),
+        multiple_of=multiple_of,
+    )
+
+
+def _reason(trial: Trial) -> str:
+    return "latency" if trial.fits else trial.outcome.value
+
+
+def _nothing_yet(spent: StopReason) -> NoTrialFinishedError:
+    return NoTrialFinishedError(
+        f"No batch size had fitted when {spent.value}.", remedy="Raise --max-seconds or --max-trials, or lower --start."
+    )
+
+
+def _no_room(limits: Limits) -> UsageError:
+    return UsageError(
+        f"No multiple of {limits.multiple_of} lies between the smallest batch size, {limits.smallest}, and the "
+        f"largest, {limits.largest}.",
+        remedy="Lower --multiple-of, raise --max-batch-size, or use more data.",
+    )

@@ -1,0 +1,268 @@
+"""The loop on a modelled machine: what is asked, written down, told and answered."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autotune.errors import AutotuneError, NothingFitsError, NoTrialFinishedError, UsageError, WorkloadError
+from autotune.executors import Attempt, ContestRequest, TrialRequest
+from autotune.executors.fake import FakeExecutor
+from autotune.listener import Silence
+from autotune.probe import Probe
+from autotune.result import Result, StopReason
+from autotune.spec import FileWorkload, Objective, ProbeSpec
+from autotune.store import Line, TrialBegan, TrialEnded, TrialInterrupted
+from autotune.trial import Evidence, Outcome
+
+FILE = FileWorkload(target="model.py")
+MEMORY = {"objective": Objective.MEMORY}
+
+
+class Pages:
+    """A journal in memory."""
+
+    def __init__(self) -> None:
+        self.lines: list[Line] = []
+
+    def write(self, line: Line) -> None:
+        self.lines.append(line)
+
+
+def probe(executor: FakeExecutor, journal: Pages | None = None, **options) -> Result:
+    spec = ProbeSpec(workload=FILE, **options)
+    return Probe(spec, executor, journal or Pages(), Silence()).run()
+
+
+def refusing(outcome: Outcome, from_size: int, text: str = "because"):
+    def event(request):
+        if isinstance(request, TrialRequest) and request.batch_size >= from_size:
+            return Attempt(outcome=outcome, evidence=Evidence(source="exception", text=text))
+        return None
+
+    return event
+
+
+@settings(max_examples=60)
+@given(slope=st.integers(1, 700), spread=st.floats(0, 0.05), seed=st.integers(0, 1000))
+def test_the_memory_answer_ran_fitted_and_was_confirmed_in_a_fresh_process(slope, spread, seed) -> None:
+    result = probe(FakeExecutor(bytes_per_sample=slope, spread=spread, seed=seed), **MEMORY)
+    answer = [trial for trial in result.trials if trial.batch_size == result.batch_size]
+    assert all(trial.accepted for trial in answer)
+    assert any(trial.fresh_process for trial in answer)
+    assert result.edge.confirmations >= 3
+    assert result.edge.is_exact
+    if spread == 0:
+        assert result.batch_size == 900 // slope
+
+
+def test_throughput_stops_at_the_plateau_and_recommends_the_smallest_near_the_best() -> None:
+    result = probe(FakeExecutor(budget_bytes=10**9))
+    assert result.stop is StopReason.PLATEAU
+    assert result.batch_size == 256  # 256/(0.01 + 0.256) is within 5% of 1024/(0.01 + 1.024), 128 is not
+    assert result.contest is not None
+    assert result.edge.smallest_refused is None
+
+
+def test_every_trial_is_in_the_journal_before_the_next_begins() -> None:
+    pages = Pages()
+    result = probe(FakeExecutor(), pages, **MEMORY)
+    began = [line.number for line in pages.lines if isinstance(line, TrialBegan)]
+    ended = [line.trial for line in pages.lines if isinstance(line, TrialEnded)]
+    assert began == list(range(1, len(result.trials) + 1))
+    assert tuple(ended) == result.trials
+    kinds = [type(line) for line in pages.lines]
+    assert kinds == [TrialBegan, TrialEnded] * len(ended)
+
+
+def test_a_resumed_probe_does_not_run_again_what_is_in_the_journal() -> None:
+    whole = probe(FakeExecutor(), **MEMORY)
+    executor = FakeExecutor()
+    resumed = Probe(
+        ProbeSpec(workload=FILE, **MEMORY), executor, Pages(), Silence(), trials=list(whole.trials[:5])
+    ).run()
+    assert [t.batch_size for t in resumed.trials] == [t.batch_size for t in whole.trials]
+    assert len(executor.requests) == len(whole.trials) - 5
+
+
+@pytest.mark.parametrize("after", range(1, 12))
+def test_an_interruption_at_any_trial_returns_the_best_so_far(after: int) -> None:
+    executor = FakeExecutor()
+
+    def interrupt(_):
+        if len(executor.requests) > after:
+            raise KeyboardInterrupt
+
+    executor.events = interrupt
+    pages = Pages()
+    result = probe(executor, pages, **MEMORY)
+    assert result.stop is StopReason.INTERRUPTED
+    assert not result.is_complete
+    assert result.batch_size == max(t.batch_size for t in result.trials if t.accepted)
+    assert isinstance(pages.lines[-1], TrialInterrupted)
+
+
+def test_an_interruption_before_anything_was_found_is_passed_on() -> None:
+    executor = FakeExecutor(events=lambda _: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        probe(executor)
+
+
+@pytest.mark.parametrize("most", [1, 2, 5, 9])
+def test_an_allowance_of_trials_is_kept_and_said(most: int) -> None:
+    result = probe(FakeExecutor(), max_trials=most, **MEMORY)
+    assert len(result.trials) == most
+    assert result.stop is StopReason.TRIALS
+    assert any("not confirmed" in warning for warning in result.warnings)
+
+
+def test_an_allowance_spent_before_anything_fitted_is_an_error() -> None:
+    with pytest.raises(NoTrialFinishedError, match="No batch size had fitted"):
+        probe(FakeExecutor(), start=1000, max_trials=1)
+
+
+def test_the_users_own_error_ends_the_probe_with_their_traceback() -> None:
+    failure = Evidence(source="exception", text="ValueError: no", user_traceback="Traceback: all of it")
+    executor = FakeExecutor(
+        events=lambda request: (
+            Attempt(outcome=Outcome.FAILED, evidence=failure)
+            if isinstance(request, TrialRequest) and request.batch_size == 4
+            else None
+        )
+    )
+    with pytest.raises(WorkloadError, match="batch size 4: ValueError: no") as raised:
+        probe(executor)
+    assert raised.value.user_traceback == "Traceback: all of it"
+
+
+def test_nothing_fits_names_the_peak_and_the_shortfall() -> None:
+    with pytest.raises(NothingFitsError, match=r"peak is 1\.12 KiB, 151 B over the budget of 1000 B"):
+        probe(FakeExecutor(base_bytes=1100, bytes_per_sample=51), start=8)
+
+
+def test_nothing_fits_by_far_is_measured_without_the_limit() -> None:
+    executor = FakeExecutor(base_bytes=5000)
+    with pytest.raises(NothingFitsError, match=r"4\.00 KiB over|3\.92 KiB over"):
+        probe(executor)
+    assert executor.requests[-1].enforce is False  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("outcome", [Outcome.TIMED_OUT, Outcome.CRASHED, Outcome.KERNEL_LIMIT])
+def test_no_trial_that_finishes_is_another_error_than_no_memory(outcome: Outcome) -> None:
+    with pytest.raises(NoTrialFinishedError, match="because"):
+        probe(FakeExecutor(events=refusing(outcome, 1)))
+
+
+@pytest.mark.parametrize("outcome", [Outcome.TIMED_OUT, Outcome.CRASHED, Outcome.KERNEL_LIMIT])
+def test_other_failures_than_memory_bound_the_search_too(outcome: Outcome) -> None:
+    result = probe(FakeExecutor(budget_bytes=10**9, events=refusing(outcome, 38)), **MEMORY)
+    assert (result.batch_size, result.edge.smallest_refused, result.edge.refused_by) == (37, 38, outcome.value)
+
+
+def test_latency_bounds_the_answer() -> None:
+    result = probe(FakeExecutor(budget_bytes=10**9), objective=Objective.LATENCY, latency_seconds=0.05)
+    assert result.max_batch_size == 40  # 0.01 + 40 * 0.001
+    assert result.edge.refused_by == "latency"
+    assert result.batch_size <= 40
+
+
+def test_too_slow_from_the_start_says_so() -> None:
+    with pytest.raises(NothingFitsError, match="batch size 1 is too slow"):
+        probe(FakeExecutor(), objective=Objective.LATENCY, latency_seconds=0.001)
+
+
+def test_the_dataset_caps_the_search() -> None:
+    result = probe(FakeExecutor(budget_bytes=10**9, dataset_size=100), **MEMORY)
+    assert (result.batch_size, result.stop) == (100, StopReason.DATASET)
+
+
+def test_a_dataset_smaller_than_the_multiple_is_refused() -> None:
+    with pytest.raises(UsageError, match="No multiple of 64"):
+        probe(FakeExecutor(dataset_size=50), multiple_of=64)
+
+
+@pytest.mark.parametrize("multiple", [2, 8, 32])
+def test_multiples_are_kept(multiple: int) -> None:
+    result = probe(FakeExecutor(), multiple_of=multiple, **MEMORY)
+    assert result.batch_size == 100 // multiple * multiple
+    assert result.edge.smallest_refused == result.batch_size + multiple
+    assert all(trial.batch_size % multiple == 0 for trial in result.trials)
+
+
+def test_a_target_that_fits_was_run() -> None:
+    result = probe(FakeExecutor(), target=77, **MEMORY)
+    assert result.target is not None and result.target.fits
+    assert any(trial.batch_size == 77 and trial.accepted for trial in result.trials)
+
+
+def test_a_target_that_does_not_fit_names_the_shortfall_and_a_plan_that_ran() -> None:
+    result = probe(FakeExecutor(), target=300)
+    target = result.target
+    assert target is not None and not target.fits and target.plan is not None
+    assert (target.peak_bytes, target.shortfall_bytes, target.shortfall_is) == (2800, 1800, "measured")
+    assert target.plan.micro_batch_size * target.plan.accumulation_steps == 300
+    ran = [t for t in result.trials if t.purpose == "plan"][-1]
+    assert ran.accepted and ran.measurement is not None
+    assert ran.measurement.accumulation_steps == target.plan.accumulation_steps
+
+
+def test_a_target_beyond_the_machine_is_estimated_and_says_so() -> None:
+    def never(request):
+        if isinstance(request, TrialRequest) and request.batch_size > 110:
+            return Attempt(outcome=Outcome.OUT_OF_MEMORY, evidence=Evidence(source="kernel", text="killed"))
+        return None
+
+    target = probe(FakeExecutor(events=never), target=300).target
+    assert target is not None
+    assert (target.peak_bytes, target.shortfall_is) == (2800, "estimated")
+
+
+def test_a_prime_target_is_reached_from_above() -> None:
+    target = probe(FakeExecutor(), target=211).target
+    assert target is not None and target.plan is not None
+    assert target.plan.micro_batch_size * target.plan.accumulation_steps == 213
+
+
+def test_a_final_round_that_fails_leaves_the_single_trials_to_decide() -> None:
+    def fails(request):
+        if isinstance(request, ContestRequest):
+            return Attempt(outcome=Outcome.OUT_OF_MEMORY, evidence=Evidence(source="exception", text="no room"))
+        return None
+
+    result = probe(FakeExecutor(budget_bytes=10**9, events=fails))
+    assert result.contest is None
+    assert result.batch_size == 256
+
+
+def test_an_answer_that_a_fresh_process_refuses_is_given_up() -> None:
+    def refuse(request):
+        if isinstance(request, TrialRequest) and request.fresh_process and request.batch_size > 90:
+            return Attempt(outcome=Outcome.OUT_OF_MEMORY, evidence=Evidence(source="exception", text="no room"))
+        return None
+
+    result = probe(FakeExecutor(events=refuse), **MEMORY)
+    assert result.batch_size == 90
+    assert result.edge.band  # sizes that passed in forked children and failed in a fresh process
+
+
+@given(seed=st.integers(0, 500))
+@settings(max_examples=30, deadline=None)
+def test_whatever_happens_the_probe_ends_with_a_result_or_one_of_our_errors(seed: int) -> None:
+    import random
+
+    chance = random.Random(seed)
+
+    def anything(request):
+        if isinstance(request, ContestRequest) or chance.random() < 0.7:
+            return None
+        outcome = chance.choice([o for o in Outcome if o is not Outcome.FITS])
+        return Attempt(outcome=outcome, evidence=Evidence(source="exit", text="chance"))
+
+    try:
+        result = probe(FakeExecutor(events=anything, spread=0.1, noise=0.2, seed=seed), target=64)
+    except AutotuneError:
+        return
+    assert any(t.batch_size == result.batch_size and t.accepted for t in result.trials)

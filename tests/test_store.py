@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from autotune.errors import ResultFileError
+from autotune.spec import FileWorkload, ProbeSpec
+from autotune.store import FileJournal, TrialBegan, TrialEnded, TrialInterrupted
+from autotune.trial import Evidence, Outcome, Trial
+
+SPEC = ProbeSpec(workload=FileWorkload(target="model.py"))
+
+
+def began(number: int) -> TrialBegan:
+    return TrialBegan(number=number, batch_size=2**number, purpose="grow")
+
+
+def ended(number: int, outcome: Outcome = Outcome.FITS) -> TrialEnded:
+    evidence = None if outcome is Outcome.FITS else Evidence(source="exception", text="why")
+    return TrialEnded(
+        trial=Trial(
+            number=number,
+            batch_size=2**number,
+            purpose="grow",
+            why="",
+            outcome=outcome,
+            seconds=1.0,
+            evidence=evidence,
+        )
+    )
+
+
+def write(path: Path, *lines: object) -> None:
+    with FileJournal(path, SPEC, resume=False) as journal:
+        for line in lines:
+            journal.write(line)  # type: ignore[arg-type]
+
+
+def resumed(path: Path, spec: ProbeSpec = SPEC) -> tuple[Trial, ...]:
+    with FileJournal(path, spec, resume=True) as journal:
+        return journal.earlier
+
+
+def test_what_was_written_is_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    write(path, began(0), ended(0), began(1), ended(1, Outcome.OUT_OF_MEMORY))
+    assert resumed(path) == (ended(0).trial, ended(1, Outcome.OUT_OF_MEMORY).trial)
+
+
+def test_a_trial_that_never_ended_counts_as_a_crash(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    write(path, began(0), ended(0), began(1))
+    killed = resumed(path)[-1]
+    assert (killed.batch_size, killed.outcome) == (2, Outcome.CRASHED)
+
+
+def test_an_interrupted_trial_and_the_users_own_error_say_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    write(path, began(0), ended(0), began(1), TrialInterrupted(number=1), began(2), ended(2, Outcome.FAILED))
+    assert resumed(path) == (ended(0).trial,)
+
+
+def test_a_journal_cut_short_at_any_byte_keeps_its_whole_lines_and_can_go_on(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    write(path, began(0), ended(0), began(1), ended(1))
+    whole = path.read_bytes()
+    header_end = whole.index(b"\n") + 1
+    for cut in range(header_end, len(whole)):
+        path.write_bytes(whole[:cut])
+        with FileJournal(path, SPEC, resume=True) as journal:
+            journal.write(began(7))
+        assert resumed(path)[-1].batch_size == 2**7
+
+
+def test_more_time_may_be_given_but_nothing_else_changed(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    write(path, began(0), ended(0))
+    assert resumed(path, msgspec.structs.replace(SPEC, max_seconds=60.0))
+    with pytest.raises(ResultFileError, match="other options \\(seed\\)"):
+        resumed(path, msgspec.structs.replace(SPEC, seed=1))
+
+
+@pytest.mark.parametrize("content", [b"", b"hello\n", b'{"type":"header"}\n', b'{"type":"began","number":1}\n'])
+def test_a_foreign_file_is_refused_and_left_as_it_is(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "journal"
+    path.write_bytes(content)
+    with pytest.raises(ResultFileError, match="not a"):
+        resumed(path)
+    assert path.read_bytes() == content
+
+
+def test_resuming_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ResultFileError, match="no journal"):
+        resumed(tmp_path / "journal")
+
+
+def test_two_probes_cannot_share_a_journal(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    with FileJournal(path, SPEC, resume=False), pytest.raises(ResultFileError, match="in use"):
+        FileJournal(path, SPEC, resume=False)
+
+
+def test_a_folder_that_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(ResultFileError, match="no folder"):
+        FileJournal(tmp_path / "missing" / "journal", SPEC, resume=False)
+
+
+def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    path.symlink_to("/dev/full")
+    with pytest.raises(ResultFileError, match="No space left"):
+        FileJournal(path, SPEC, resume=False)

@@ -1,0 +1,122 @@
+"""What a probe is doing, line by line, while it does it.
+
+Needs rich and the records. Promises, on a terminal, one line that says what is tried, why and for how long,
+and below each other one line a trial that ended; elsewhere only those lines, whole, at once, and without a
+control character. All of it goes to the error stream: the standard output is the answer's.
+"""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column
+from rich.text import Text
+
+from autotune.executors import Opened
+from autotune.reports.rows import trial_speed
+from autotune.reports.words import evidence_line, outcome, printable
+from autotune.result import Result
+from autotune.spec import LiveWorkload, PickledWorkload, ProbeSpec
+from autotune.trial import Trial
+from autotune.units import format_bytes, format_count, format_number, format_share
+
+REFRESHES_PER_SECOND = 4  # the spinner shares the processor with the trial that is being timed
+
+
+class Live:
+    """A listener that writes to a console."""
+
+    def __init__(self, console: Console, *, spinner: bool = True) -> None:
+        """Write to this console, with a spinner if it is wanted and the console is a real terminal."""
+        self._console = console
+        self._spinner = console.file.isatty() and console.is_interactive and spinner
+        self._progress: Progress | None = None
+        self._budget_bytes: int | None = None
+
+    def opening(self, spec: ProbeSpec) -> None:
+        """Say that the workload is being built."""
+        workload = spec.workload
+        name = workload.name if isinstance(workload, PickledWorkload | LiveWorkload) else workload.target
+        self._begin(f"building {printable(name)}")
+
+    def opened(self, opened: Opened) -> None:
+        """Say what runs where, and within which budget."""
+        self._stop()
+        self._budget_bytes = opened.budget_bytes
+        environment, workload = opened.environment, opened.workload
+        size = f" ({format_count(workload.parameters)} parameters)" if workload.parameters is not None else ""
+        self._line(
+            f"probing {workload.name}{size} on {environment.device}, {environment.device_name}, "
+            f"within {format_bytes(opened.budget_bytes)}"
+        )
+
+    def trial_started(self, number: int, batch_size: int, purpose: str, why: str) -> None:
+        """Say what is tried and why."""
+        self._begin(f"trying {format_count(batch_size)}: {printable(why)}")
+
+    def trial_ended(self, trial: Trial) -> None:
+        """Write the trial's line."""
+        self._stop()
+        self._line(trial_line(trial, self._budget_bytes), style="" if trial.accepted else "red")
+
+    def contest_started(self, batch_sizes: tuple[int, ...]) -> None:
+        """Say which sizes are timed against each other."""
+        self._begin(f"timing {', '.join(map(format_count, batch_sizes))} against each other")
+
+    def warned(self, text: str) -> None:
+        """Write the warning."""
+        self._line(f"warning: {text}", style="yellow")
+
+    def ended(self, result: Result | None) -> None:
+        """Take the spinner away. May be called twice."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def _begin(self, text: str) -> None:
+        self._stop()
+        if not self._spinner:
+            return
+        description = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, ratio=1))
+        self._progress = Progress(
+            SpinnerColumn(),
+            description,
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+            refresh_per_second=REFRESHES_PER_SECOND,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._progress.add_task(text, total=None)
+        self._progress.start()
+
+    def _line(self, text: str, style: str = "") -> None:
+        self._console.print(Text(printable(text), style=style), soft_wrap=not self._spinner)
+        self._console.file.flush()
+
+
+def trial_line(trial: Trial, budget_bytes: int | None) -> str:
+    """One line: batch size and, where it fits, samples/s and peak memory, or else who refused it and why."""
+    measurement = trial.measurement
+    steps = measurement.accumulation_steps if measurement else 1
+    parts = [f"{format_count(trial.batch_size) + (f' x {steps}' if steps > 1 else ''):>9}", outcome(trial)]
+    if trial.evidence is not None:
+        parts.append(evidence_line(trial.evidence))
+    elif measurement is not None:
+        peak_bytes = measurement.memory.peak_bytes
+        share = f", {format_share(peak_bytes / budget_bytes)} of budget" if budget_bytes else ""
+        parts += [_rate(trial), f"{format_bytes(peak_bytes):>8}{share}"]
+    return "  ".join(parts).rstrip()
+
+
+def _rate(trial: Trial) -> str:
+    """Samples/s and their margin, as wide for every trial."""
+    speed = trial_speed(trial)
+    if speed is None:
+        return " " * 26
+    margin = f"±{format_share(speed.margin)}" if speed.margin is not None else ""
+    return f"{format_number(speed.samples_per_second):>9} samples/s {margin:<6}"

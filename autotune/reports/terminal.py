@@ -1,0 +1,101 @@
+"""A result as a table and a paragraph, for a terminal, a log or a file.
+
+Needs rich and the records. Promises that no figure depends on colour (the recommended row says so in words),
+that all columns stand side by side from 80 columns on, and that nothing in a model's name is taken for markup.
+Only the named colours of the terminal's own theme are used, so light and dark backgrounds both work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from io import StringIO
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from autotune.reports.rows import Row, batches_per_epoch, epoch_seconds, rows
+from autotune.reports.words import answer, cautions, outcome, printable
+from autotune.result import Result
+from autotune.units import format_bytes, format_count, format_number, format_seconds, format_share
+
+WIDEST_TEXT = 120  # columns; longer lines are hard to follow from one to the next
+ROOMY_WIDTH = 100  # columns; from here two blanks between columns fit
+_UNKNOWN = "-"
+_NARROWEST_OUTCOME = 13  # columns, so that no word of an outcome is broken
+
+
+def render(result: Result, width: int = WIDEST_TEXT) -> str:
+    """The whole report as plain text, `width` columns wide."""
+    console = Console(file=StringIO(), width=width, color_system=None, legacy_windows=False)
+    console.print(report(result, width))
+    assert isinstance(console.file, StringIO)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
+
+
+def report(result: Result, width: int) -> RenderableType:
+    """The whole report for a console `width` columns wide: what ran, the table, the answer and the cautions."""
+    parts: list[RenderableType] = [_heading(result), Text(), table(result, width), Text(), Text(answer(result))]
+    parts += [Text.assemble(("Caution: ", "bold yellow"), caution) for caution in cautions(result)]
+    return Group(*parts)
+
+
+def _heading(result: Result) -> Text:
+    spec, environment, workload = result.spec, result.environment, result.workload
+    size = f", {format_count(workload.parameters)} parameters" if workload.parameters is not None else ""
+    place = "" if result.isolated else ", in the caller's process (not isolated)"
+    lines = [
+        f"{spec.mode.value} in {spec.precision.value} on {environment.device} ({environment.device_name}), "
+        f"{environment.threads} thread{'' if environment.threads == 1 else 's'}{place}",
+        f"memory budget {format_bytes(result.budget_bytes)} of {format_bytes(result.free_bytes)} free",
+        *(f"assumed: {assumption}" for assumption in workload.assumptions),
+    ]
+    head = Text.assemble((printable(workload.name), "bold"), size)
+    return Text("\n").join([head, *(Text(printable(line), style="dim") for line in lines)])
+
+
+def table(result: Result, width: int = WIDEST_TEXT) -> Table:
+    """One row a batch size, ascending, for a console `width` columns wide."""
+    gap = 1 if width >= ROOMY_WIDTH else 0
+    made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+    for name in _headings(result):
+        made.add_column(name, justify="right", no_wrap=True)
+    made.add_column("outcome", min_width=_NARROWEST_OUTCOME)
+    for row in rows(result):
+        made.add_row(
+            *_figures(row, result),
+            _verdict(row, result),
+            style="bold green" if row.batch_size == result.batch_size else "",
+        )
+    return made
+
+
+def _headings(result: Result) -> list[str]:
+    names = ["batch\nsize", "samples\n/s", "±", "step\ntime", "peak\nmemory", "of\nbudget"]
+    return names + (["batches\n/epoch", "epoch\ntime"] if result.workload.dataset_size else [])
+
+
+def _figures(row: Row, result: Result) -> Iterator[str]:
+    speed, peak_bytes, dataset_size = row.speed, row.peak_bytes, result.workload.dataset_size
+    margin = speed.margin if speed else None
+    yield format_count(row.batch_size)
+    yield format_number(speed.samples_per_second) if speed else _UNKNOWN
+    yield format_share(margin) if margin is not None else _UNKNOWN
+    yield format_seconds(row.step_seconds, compact=True) if row.step_seconds else _UNKNOWN
+    yield format_bytes(peak_bytes) if peak_bytes is not None else _UNKNOWN
+    yield format_share(peak_bytes / result.budget_bytes) if peak_bytes is not None else _UNKNOWN
+    if dataset_size:
+        yield format_count(batches_per_epoch(dataset_size, row.batch_size))
+        yield format_seconds(epoch_seconds(dataset_size, speed), compact=True) if speed else _UNKNOWN
+
+
+def _verdict(row: Row, result: Result) -> Text:
+    """What became of a batch size, in how many runs, and what it stands out by."""
+    if row.refusal is not None:
+        fitted = f"; fitted in {row.accepted_runs}" if row.accepted_runs else ""
+        return Text(outcome(row.refusal) + fitted, style="red")
+    runs = f" x{row.accepted_runs}" if row.accepted_runs > 1 else ""
+    verdict = "recommended" if row.batch_size == result.batch_size else "fits"
+    notable = [(result.recommendation.fastest_batch_size, "fastest"), (result.max_batch_size, "largest")]
+    return Text(", ".join([verdict + runs, *(word for size, word in notable if size == row.batch_size)]))

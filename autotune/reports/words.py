@@ -1,0 +1,202 @@
+"""A result in plain words, for someone who has never tuned a batch size.
+
+Needs the records and `rows`. Promises text without control characters, whatever a model is called, and that
+an estimate is called one: what was measured, what is a bound and what is unknown are worded apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from autotune.reports.rows import Row, batches_per_epoch, epoch_seconds, row_of
+from autotune.result import AccumulationPlan, Edge, Result, StopReason, TargetAnswer
+from autotune.trial import Evidence, Outcome, Trial
+from autotune.units import format_bytes, format_count, format_number, format_rate, format_seconds, format_share
+
+_WHAT_BECAME = {
+    Outcome.OUT_OF_MEMORY: "ran out of memory",
+    Outcome.KERNEL_LIMIT: "reached a limit of a kernel",
+    Outcome.TIMED_OUT: "took too long",
+    Outcome.CRASHED: "crashed",
+    Outcome.FAILED: "failed",
+}
+_NOTICED_BY = {
+    "exception": "exception",
+    "watchdog": "watchdog",
+    "kernel": "killed by the system",
+    "budget": "over budget",
+    "spread": "peaks spread over budget",
+    "latency": "over latency limit",
+    "exit": "exit status",
+    "clock": "time limit",
+}
+_SAME = 0.0005  # a difference that would be written as 0.0%
+_MANIFOLD = 2.0  # from here a ratio says more than a percentage
+
+
+def printable(text: str) -> str:
+    """The text with everything a terminal might obey, such as an escape or a newline, written out."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape", "backslashreplace").decode() for char in text
+    )
+
+
+def printable_lines(text: str) -> str:
+    """As `printable`, for text of several lines such as a traceback: newlines stay, tabs become blanks."""
+    return "\n".join(printable(line) for line in text.expandtabs().splitlines())
+
+
+def outcome(trial: Trial) -> str:
+    """What became of a trial and who noticed: "fits", "out of memory (watchdog)"."""
+    if trial.evidence is None:
+        return trial.outcome.value
+    return f"{trial.outcome.value} ({_NOTICED_BY[trial.evidence.source]})"
+
+
+def paragraph(result: Result) -> str:
+    """The answer in one paragraph, then each caution on a line of its own."""
+    return "\n".join([answer(result), *(f"Caution: {caution}" for caution in cautions(result))])
+
+
+def answer(result: Result) -> str:
+    """The recommendation and why, what else was weighed, and the target where one was asked for."""
+    return printable(" ".join(_sentences(result)))
+
+
+def cautions(result: Result) -> tuple[str, ...]:
+    """What the reader should know before trusting the answer; one line each.
+
+    That trials were not isolated is among the result's own warnings.
+    """
+    found = list(result.warnings)
+    if result.edge.band:
+        found.append(_band(result.edge))
+    return tuple(printable(caution) for caution in found)
+
+
+def _sentences(result: Result) -> Iterator[str]:
+    chosen = row_of(result, result.batch_size)
+    yield from _recommended(result, chosen)
+    yield from _others(result, chosen)
+    if result.target is not None:
+        yield from _target(result.target, result)
+
+
+def _recommended(result: Result, chosen: Row) -> Iterator[str]:
+    recommendation = result.recommendation
+    yield f"Use batch size {format_count(result.batch_size)}: {recommendation.why}."
+    peak = f" and peaks at {_peak(chosen.peak_bytes, result)}" if chosen.peak_bytes else ""
+    yield f"It processes {format_rate(recommendation.samples_per_second)}{peak}."
+    if (dataset_size := result.workload.dataset_size) and chosen.speed:
+        batches = batches_per_epoch(dataset_size, result.batch_size)
+        noun = "batch" if batches == 1 else "batches"
+        duration = format_seconds(epoch_seconds(dataset_size, chosen.speed))
+        yield f"An epoch of {format_count(dataset_size)} samples is {format_count(batches)} {noun}, about {duration}."
+
+
+def _others(result: Result, chosen: Row) -> Iterator[str]:
+    """The fastest and the largest, where they are not the one recommended, and where the border lies."""
+    fastest, largest = result.recommendation.fastest_batch_size, result.max_batch_size
+    if fastest not in (chosen.batch_size, largest):
+        yield f"The fastest is {format_count(fastest)}{_cost(row_of(result, fastest), chosen)}."
+    if largest == chosen.batch_size:
+        border = _border(result)
+        yield f"{border[0].upper()}{border[1:]}."
+        return
+    name, known = format_count(largest), _known(result.edge)
+    subject = f"The fastest, {name}, is also {known}" if fastest == largest else f"{known.capitalize()} is {name}"
+    yield f"{subject}{_cost(row_of(result, largest), chosen)}: {_border(result)}."
+
+
+def _cost(other: Row, chosen: Row) -> str:
+    """What another batch size gains and costs relative to the one recommended."""
+    parts = []
+    if other.speed and chosen.speed:
+        ratio = other.speed.samples_per_second / chosen.speed.samples_per_second
+        parts.append(_times(ratio, "samples/s", less="fewer"))
+    if other.peak_bytes and chosen.peak_bytes:
+        parts.append(_times(other.peak_bytes / chosen.peak_bytes, "memory", less="less"))
+    return f", with {' and '.join(parts)} compared with {format_count(chosen.batch_size)}" if parts else ""
+
+
+def _times(ratio: float, of: str, less: str) -> str:
+    if abs(ratio - 1) < _SAME:
+        return f"the same {of}"
+    if ratio >= _MANIFOLD:
+        return f"{format_number(ratio)} times the {of}"
+    return f"{format_share(abs(ratio - 1))} {'more' if ratio > 1 else less} {of}"
+
+
+def _known(edge: Edge) -> str:
+    if edge.smallest_refused is None:
+        return "the largest tried"
+    return "the largest that fits" if edge.is_exact else "the largest known to fit"
+
+
+def _border(result: Result) -> str:
+    """What is known of the sizes above the largest that fits."""
+    edge = result.edge
+    if edge.smallest_refused is None:
+        return f"nothing larger was tried, since {result.stop.value}"
+    refused = f"{format_count(edge.smallest_refused)} {_refusal(result)}"
+    if edge.is_exact:
+        return f"already {refused}"
+    between = "the sizes between were not tried"
+    return f"{refused}, and {between}" + ("" if result.stop is StopReason.EDGE else f", since {result.stop.value}")
+
+
+def _refusal(result: Result) -> str:
+    refusal = row_of(result, result.edge.smallest_refused or 0).refusal
+    if refusal is None:
+        return f"was refused: {result.edge.refused_by}"
+    if refusal.fits:
+        return "took longer than the latency limit"
+    return _WHAT_BECAME[refusal.outcome]
+
+
+def _peak(peak_bytes: int, result: Result) -> str:
+    share = format_share(peak_bytes / result.budget_bytes)
+    return f"{format_bytes(peak_bytes)}, {share} of the memory budget of {format_bytes(result.budget_bytes)}"
+
+
+def _target(target: TargetAnswer, result: Result) -> Iterator[str]:
+    size = format_count(target.batch_size)
+    if target.fits:
+        peak = f", with a peak of {_peak(target.peak_bytes, result)}" if target.peak_bytes else ""
+        yield f"Yes, a batch of {size} fits at once{peak}."
+        return
+    yield f"No, a batch of {size} cannot be processed at once: {_shortfall(target)}."
+    if target.plan is not None:
+        yield _plan(target.plan)
+
+
+def _shortfall(target: TargetAnswer) -> str:
+    if target.shortfall_bytes is None:
+        return target.refused_by or "it was refused"
+    kind = {"measured": "", "estimated": "an estimated ", None: "about "}[target.shortfall_is]
+    measured = ", as measured" if target.shortfall_is == "measured" else ""
+    return f"the memory budget falls short by {kind}{format_bytes(target.shortfall_bytes)}{measured}"
+
+
+def _plan(plan: AccumulationPlan) -> str:
+    way = (
+        f"Instead, accumulate gradients over {format_count(plan.accumulation_steps)} micro-batches of "
+        f"{format_count(plan.micro_batch_size)}"
+    )
+    if plan.includes_accumulation:
+        return f"{way}, which was measured at {format_rate(plan.samples_per_second)}."
+    return (
+        f"{way}; a plain step of {format_count(plan.micro_batch_size)} was measured at "
+        f"{format_rate(plan.samples_per_second)}, the accumulation itself was not."
+    )
+
+
+def _band(edge: Edge) -> str:
+    sizes = ", ".join(format_count(size) for size in edge.band)
+    return f"Batch size {sizes} passed once and failed another time: memory near the limit differs between runs."
+
+
+def evidence_line(evidence: Evidence) -> str:
+    """The first line of what spoke against a batch size."""
+    lines = evidence.text.strip().splitlines()
+    return printable(lines[0]) if lines else ""

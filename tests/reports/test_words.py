@@ -1,0 +1,157 @@
+"""What the paragraph says in each case: exact or not, target or not, and what each choice costs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from example_results import MIB, example_result, fitting, refused
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autotune.reports.words import answer, outcome, paragraph, printable, printable_lines
+from autotune.result import AccumulationPlan, Edge, Recommendation, StopReason, TargetAnswer
+from autotune.trial import Evidence, Outcome
+
+
+def recommending(batch_size: int, fastest: int, why: str) -> Recommendation:
+    """A recommendation with round speeds."""
+    return Recommendation(
+        batch_size=batch_size,
+        samples_per_second=12000.0,
+        fastest_batch_size=fastest,
+        fastest_samples_per_second=12000.0,
+        why=why,
+    )
+
+
+def test_an_exact_edge_names_the_size_that_was_refused() -> None:
+    assert answer(example_result()).endswith(
+        "The largest that fits is 1,000, with 3.5% fewer samples/s and 3.09 times the memory compared with 256: "
+        "already 1,001 ran out of memory."
+    )
+
+
+@pytest.mark.parametrize(
+    ("edge", "stop", "sentence"),
+    [
+        (
+            Edge(largest_fits=1000, smallest_refused=1024),
+            StopReason.SECONDS,
+            "The largest known to fit is 1,000, with 3.5% fewer samples/s and 3.09 times the memory compared with "
+            "256: 1,024 ran out of memory, and the sizes between were not tried, since the time allowed was used up.",
+        ),
+        (
+            Edge(largest_fits=1000),
+            StopReason.PLATEAU,
+            "The largest tried is 1,000, with 3.5% fewer samples/s and 3.09 times the memory compared with 256: "
+            "nothing larger was tried, since throughput stopped rising.",
+        ),
+        (
+            Edge(largest_fits=512, smallest_refused=513, refused_by="out of memory"),
+            StopReason.EDGE,
+            "The fastest, 512, is also the largest that fits, with 3.7% more samples/s and 66% more memory compared "
+            "with 256: already 513 was refused: out of memory.",
+        ),
+        (
+            Edge(largest_fits=256),
+            StopReason.DATASET,
+            "Nothing larger was tried, since the whole dataset fits in one batch.",
+        ),
+    ],
+)
+def test_the_edge_says_how_well_it_is_known(edge: Edge, stop: StopReason, sentence: str) -> None:
+    assert sentence in answer(example_result(edge=edge, stop=stop))
+
+
+def test_the_largest_as_the_recommendation_is_not_compared_with_itself() -> None:
+    text = answer(example_result(recommendation=recommending(1000, 512, "the largest that fits")))
+    assert text.startswith("Use batch size 1,000: the largest that fits. It processes 12,000 samples/s and peaks at")
+    assert text.endswith(
+        "The fastest is 512, with 7.5% more samples/s and 46% less memory compared with 1,000. "
+        "Already 1,001 ran out of memory."
+    )
+
+
+@pytest.mark.parametrize(
+    ("refusal", "words"),
+    [
+        (refused(9, 1001, outcome=Outcome.CRASHED), "1,001 crashed"),
+        (refused(9, 1001, outcome=Outcome.TIMED_OUT), "1,001 took too long"),
+        (refused(9, 1001, outcome=Outcome.KERNEL_LIMIT), "1,001 reached a limit of a kernel"),
+        (refused(9, 1001, "latency", outcome=Outcome.FITS), "1,001 took longer than the latency limit"),
+    ],
+)
+def test_each_way_to_be_refused_has_its_words(refusal: Any, words: str) -> None:
+    trials = (*[trial for trial in example_result().trials if trial.batch_size != 1001], refusal)
+    assert f"already {words}." in answer(example_result(trials=trials))
+
+
+def test_a_target_that_fits_is_a_yes_with_its_peak() -> None:
+    target = TargetAnswer(batch_size=900, fits=True, peak_bytes=1536 * MIB)
+    assert answer(example_result(target=target)).endswith(
+        "Yes, a batch of 900 fits at once, with a peak of 1.50 GiB, 75% of the memory budget of 2.00 GiB."
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("measured", "falls short by 1.00 GiB, as measured"),
+        ("estimated", "falls short by an estimated 1.00 GiB"),
+    ],
+)
+def test_a_shortfall_says_how_it_is_known(kind: Any, words: str) -> None:
+    target = TargetAnswer(batch_size=4096, fits=False, shortfall_bytes=1024 * MIB, shortfall_is=kind)
+    assert answer(example_result(target=target)).endswith(
+        f"No, a batch of 4,096 cannot be processed at once: the memory budget {words}."
+    )
+
+
+def test_a_target_refused_for_another_reason_says_which() -> None:
+    target = TargetAnswer(batch_size=4096, fits=False, refused_by="kernel limit")
+    assert answer(example_result(target=target)).endswith("cannot be processed at once: kernel limit.")
+
+
+def test_a_plan_says_whether_accumulation_was_measured() -> None:
+    plan = AccumulationPlan(micro_batch_size=512, accumulation_steps=8, samples_per_second=11000.0)
+    target = TargetAnswer(batch_size=4096, fits=False, plan=plan)
+    way = "Instead, accumulate gradients over 8 micro-batches of 512"
+    assert answer(example_result(target=target)).endswith(f"{way}, which was measured at 11,000 samples/s.")
+    own_loop = msgspec.structs.replace(target, plan=msgspec.structs.replace(plan, includes_accumulation=False))
+    assert answer(example_result(target=own_loop)).endswith(
+        f"{way}; a plain step of 512 was measured at 11,000 samples/s, the accumulation itself was not."
+    )
+
+
+def test_cautions_follow_the_answer_on_lines_of_their_own() -> None:
+    lines = paragraph(example_result(warnings=("The machine was busy.", "The loss became NaN."))).splitlines()
+    assert lines[1:] == ["Caution: The machine was busy.", "Caution: The loss became NaN."]
+
+
+def test_a_recommendation_that_was_never_timed_alone_is_still_told() -> None:
+    result = example_result(trials=(fitting(1, 128, (0.1,), 100),), edge=Edge(largest_fits=256))
+    assert answer(result).startswith("Use batch size 256: the smallest within 5% of the fastest, 512. It processes")
+
+
+def test_an_outcome_names_who_noticed() -> None:
+    assert outcome(fitting(1, 8, (0.1,), 100)) == "fits"
+    assert outcome(refused(1, 8, "latency", outcome=Outcome.FITS)) == "fits (over latency limit)"
+    sources = msgspec.inspect.type_info(Evidence).fields[0].type.values  # type: ignore[attr-defined]
+    assert len({outcome(refused(1, 8, source)) for source in sources}) == len(sources)
+
+
+@given(st.text())
+def test_whatever_a_model_is_called_no_control_character_comes_through(text: str) -> None:
+    assert printable(text).isprintable()
+    assert all(line.isprintable() for line in printable_lines(text).split("\n"))
+
+
+@given(st.text(alphabet=st.characters(categories=["L", "N", "P", "S"])))
+def test_ordinary_text_stays_as_it_is(text: str) -> None:
+    assert printable(text) == text
+
+
+def test_lone_surrogates_are_written_out() -> None:
+    assert printable("\ud800") == r"\ud800"

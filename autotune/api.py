@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from autotune.errors import ResultFileError, UsageError
+from autotune.errors import ResultFileError, UnsavedResultError, UsageError
 from autotune.executors import Executor
 from autotune.executors.children import ChildExecutor
 from autotune.listener import Listener, Silence
 from autotune.probe import Probe
-from autotune.result import Result, write_whole
+from autotune.result import Result
 from autotune.spec import (
     LiveWorkload,
     MemoryBudget,
@@ -80,7 +80,7 @@ def _probed(
     with FileJournal(journal_path(output), spec, resume=resume) as journal:
         probe = Probe(spec, executor, journal, listener, trials=list(journal.earlier))
         result = _with_command(probe.run(), command_line)
-        result.save(output)
+        _save(result, output)
     if result.is_complete:
         journal.path.unlink(missing_ok=True)
     return result
@@ -95,11 +95,17 @@ def _check_writable(output: Path) -> None:
     """Find out before the work, not after it."""
     if output.is_dir():
         raise ResultFileError(f"{output} is a directory.", remedy="Give --output a file name.")
-    if output.exists() and not os.access(output, os.W_OK):
+    if not output.parent.is_dir():
+        raise ResultFileError(f"There is no folder {output.parent}.", remedy="Make it, or give another --output.")
+    if not os.access(output if output.exists() else output.parent, os.W_OK):
         raise ResultFileError(f"{output} cannot be written: permission denied.", remedy="Give another --output.")
-    partial = output.with_name(output.name + ".partial")
-    write_whole(partial, b"")
-    partial.unlink(missing_ok=True)
+
+
+def _save(result: Result, output: Path) -> None:
+    try:
+        result.save(output)
+    except ResultFileError as error:
+        raise UnsavedResultError(error.message, remedy=error.remedy, result=result) from error
 
 
 def _with_command(result: Result, command_line: str) -> Result:

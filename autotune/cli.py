@@ -16,12 +16,12 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from autotune import __version__
-from autotune.errors import EXIT_INTERRUPTED, AutotuneError, UsageError, WorkloadError
+from autotune.errors import EXIT_INTERRUPTED, AutotuneError, UnsavedResultError, UsageError, WorkloadError
 from autotune.units import parse_budget, parse_duration, parse_share
 
 if TYPE_CHECKING:
@@ -358,6 +358,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return cli.main(arguments, prog_name=PROGRAM, standalone_mode=False) or 0
     except AutotuneError as error:
+        if isinstance(error, UnsavedResultError):
+            _print_result(cast("Result", error.result), quiet=False)
         if isinstance(error, WorkloadError):
             _complain(error.user_traceback)
         _complain(error.message, error.remedy, head="error: ")

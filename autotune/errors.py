@@ -8,6 +8,7 @@ Needs nothing, so that any module may raise. The tree:
       NothingFitsError      (3)  no batch size fits the memory budget
       DeviceError           (4)  the device asked for is not there
       ResultFileError       (5)  a result or a journal cannot be read or written
+        UnsavedResultError  (5)  ... and the result is there, carried by the error
       NoTrialFinishedError  (6)  every trial timed out, crashed or reached a kernel limit
 
 One handler in `cli.main` prints them, as one line and a remedy, without a traceback of ours.
@@ -70,6 +71,15 @@ class ResultFileError(AutotuneError):
     """A result or a journal cannot be read or written."""
 
     exit_code = 5
+
+
+class UnsavedResultError(ResultFileError):
+    """A probe found its answer and could not save it: `result` carries it, so that nothing is lost."""
+
+    def __init__(self, message: str, *, remedy: str = "", result: object = None) -> None:
+        """Keep the result."""
+        super().__init__(message, remedy=remedy)
+        self.result = result
 
 
 class NoTrialFinishedError(AutotuneError):

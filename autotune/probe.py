@@ -15,14 +15,14 @@ from datetime import UTC, datetime
 import msgspec
 
 from autotune.cautions import cautions
-from autotune.errors import NothingFitsError, NoTrialFinishedError, UsageError, WorkloadError
+from autotune.errors import NothingFitsError, NoTrialFinishedError, ResultFileError, UsageError, WorkloadError
 from autotune.executors import ContestRequest, Effort, Executor, Opened, TrialRequest
 from autotune.listener import Listener
 from autotune.recommend import contenders, recommend, speeds, throughput, throughput_interval
 from autotune.result import Edge, Recommendation, Result, StopReason, TargetAnswer
 from autotune.search import Ask, Limits, Phase, Search, Told, bounds
 from autotune.spec import Objective, ProbeSpec
-from autotune.store import Journal, Purpose, TrialBegan, TrialEnded, TrialInterrupted
+from autotune.store import Journal, Line, NoJournal, Purpose, TrialBegan, TrialEnded, TrialInterrupted
 from autotune.target import answer_target
 from autotune.trial import Contest, Outcome, Trial
 from autotune.units import format_bytes
@@ -94,7 +94,7 @@ class Probe:
 
     def _search_to_its_end(self) -> StopReason:
         while isinstance(move := self.search.ask(), Ask):
-            if (spent := self._spent()) is not None:
+            if (spent := self._spent()) is not None and self.trials:  # one trial at least, whatever was allowed
                 if not self.speeds():
                     raise _nothing_yet(spent)
                 return spent
@@ -117,16 +117,19 @@ class Probe:
             WorkloadError: the user's own code raised.
         """
         number = 1 + max((trial.number for trial in self.trials), default=0)
-        request = self._within_time(request)
-        self.journal.write(TrialBegan(number=number, batch_size=request.batch_size, purpose=purpose))
+        try:
+            return self._taken(self._ran(number, self._within_time(request), purpose, why))
+        except KeyboardInterrupt:
+            self._write(TrialInterrupted(number=number))
+            raise
+
+    def _ran(self, number: int, request: TrialRequest, purpose: Purpose, why: str) -> Trial:
+        """Announce a trial, run it, and judge it."""
+        self._write(TrialBegan(number=number, batch_size=request.batch_size, purpose=purpose))
         self.listener.trial_started(number, request.batch_size, purpose, why)
         began = time.monotonic()
-        try:
-            attempt = self.executor.run(request)
-        except KeyboardInterrupt:
-            self.journal.write(TrialInterrupted(number=number))
-            raise
-        ran = Trial(
+        attempt = self.executor.run(request)
+        trial = Trial(
             number=number,
             batch_size=request.batch_size,
             purpose=purpose,
@@ -137,15 +140,23 @@ class Probe:
             evidence=attempt.evidence,
             fresh_process=request.fresh_process,
         )
-        return self._taken(judged(ran, self.spec, self.opened.budget_bytes, self.trials))
+        return judged(trial, self.spec, self.opened.budget_bytes, self.trials)
 
     def _taken(self, trial: Trial) -> Trial:
-        self.journal.write(TrialEnded(trial=trial))
+        self._write(TrialEnded(trial=trial))
         self.trials.append(trial)
         self.listener.trial_ended(trial)
         if trial.outcome is Outcome.FAILED:
             raise self._failed(trial)
         return trial
+
+    def _write(self, line: Line) -> None:
+        """Write to the journal; a disk that is full costs the journal, not the probe."""
+        try:
+            self.journal.write(line)
+        except ResultFileError as error:
+            self.listener.warned(f"{error.message} The probe goes on without a journal.")
+            self.journal = NoJournal()
 
     def _tell(self, trial: Trial) -> None:
         if trial.purpose not in ("plan", "target") or (trial.purpose == "target" and trial.accepted):
@@ -184,7 +195,9 @@ class Probe:
         return float("inf") if allowed is None else allowed - (time.monotonic() - self.started)
 
     def _within_time(self, request: TrialRequest) -> TrialRequest:
-        seconds = max(1.0, min(self.spec.trial_timeout_seconds, self._seconds_left()))
+        seconds = self.spec.trial_timeout_seconds
+        if self.trials:
+            seconds = max(1.0, min(seconds, self._seconds_left()))
         return msgspec.structs.replace(request, timeout_seconds=seconds)
 
     # ------------------------------------------------------------------ answering
@@ -225,11 +238,14 @@ class Probe:
     # ------------------------------------------------------------------ no answer
 
     def _failed(self, trial: Trial) -> WorkloadError:
-        evidence = trial.evidence
+        text, trace = "no reason known", ""
+        if trial.evidence is not None:
+            text, trace = trial.evidence.text, trial.evidence.user_traceback
+        before = f"Batch sizes up to {max(self.speeds())} ran before it. " if self.speeds() else ""
         return WorkloadError(
-            f"The model failed at batch size {trial.batch_size}: {evidence.text if evidence else 'no reason known'}",
-            remedy="The traceback above is your code's own. Batch sizes tried before it are in the journal, if any.",
-            user_traceback=evidence.user_traceback if evidence else "",
+            f"The model failed at batch size {trial.batch_size}: {text}",
+            remedy=f"{before}Correct it in your code, then probe again.",
+            user_traceback=trace,
         )
 
     def _nothing_accepted(self) -> Exception:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import signal
+from typing import ClassVar
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autotune.errors import AutotuneError, NothingFitsError, NoTrialFinishedError, UsageError, WorkloadError
+from autotune.errors import (
+    AutotuneError,
+    NothingFitsError,
+    NoTrialFinishedError,
+    ResultFileError,
+    UsageError,
+    WorkloadError,
+)
 from autotune.executors import Attempt, ContestRequest, TrialRequest
 from autotune.executors.fake import FakeExecutor
 from autotune.listener import Silence
@@ -266,3 +274,21 @@ def test_whatever_happens_the_probe_ends_with_a_result_or_one_of_our_errors(seed
     except AutotuneError:
         return
     assert any(t.batch_size == result.batch_size and t.accepted for t in result.trials)
+
+
+def test_a_journal_that_cannot_be_written_any_more_costs_the_journal_and_not_the_probe() -> None:
+    class FullDisk(Pages):
+        def write(self, line: Line) -> None:
+            super().write(line)
+            if len(self.lines) > 3:
+                raise ResultFileError("no space left.")
+
+    class Ears(Silence):
+        heard: ClassVar[list[str]] = []
+
+        def warned(self, text: str) -> None:
+            self.heard.append(text)
+
+    spec = ProbeSpec(workload=FILE, **MEMORY)
+    assert Probe(spec, FakeExecutor(), FullDisk(), Ears()).run().batch_size == 100
+    assert Ears.heard == ["no space left. The probe goes on without a journal."]

@@ -1,0 +1,222 @@
+"""The command as a user runs it: real processes, real signals, a real full disk, a real memory limit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from autotune.api import journal_path
+from autotune.result import StopReason, load_result
+from autotune.store import read_journal
+from autotune.trial import Outcome
+
+MODEL = """
+import time
+import torch
+from torch import nn
+
+model = nn.Linear(1024, 1024)
+loss = nn.MSELoss()
+
+def make_batch(n):
+    time.sleep(0.05)
+    return torch.randn(n, 1024), torch.randn(n, 1024)
+"""
+AUTOTUNE = [sys.executable, "-m", "autotune"]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.py"
+    path.write_text(MODEL)
+    return path
+
+
+def command(model: Path, *options: str) -> list[str]:
+    return [*AUTOTUNE, "probe", str(model), "--device", "cpu", "--objective", "memory", *options]
+
+
+def run(arguments: list[str], **more) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(arguments, capture_output=True, text=True, check=False, **more)
+
+
+@contextmanager
+def started(arguments: list[str]) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_for_trials(process: subprocess.Popen[str], journal: Path, ended: int) -> None:
+    """Wait until so many trials have ended and another has begun."""
+    limit = time.monotonic() + 120
+    while time.monotonic() < limit:
+        lines = journal.read_text().splitlines() if journal.exists() else []
+        if sum('"ended"' in line for line in lines) >= ended and lines[-1].startswith('{"type":"began"'):
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    pytest.fail(f"{journal} did not come to {ended} trials")
+
+
+def test_quiet_prints_the_number_alone(model: Path) -> None:
+    done = run(command(model, "--max-batch-size", "8", "--quiet"))
+    assert (done.stdout, done.stderr, done.returncode) == ("8\n", "", 0)
+
+
+def test_what_a_model_prints_is_not_mixed_with_the_answer(model: Path) -> None:
+    model.write_text(MODEL + "\nprint('chatter')\nimport sys; print('complaint', file=sys.stderr)\n")
+    silent = run(command(model, "--max-batch-size", "2", "--quiet"))
+    assert (silent.stdout, silent.stderr) == ("2\n", "")
+    verbose = run(command(model, "--max-batch-size", "2", "--verbose"))
+    assert "chatter" not in verbose.stdout
+    assert "chatter" in verbose.stderr and "complaint" in verbose.stderr
+
+
+def test_a_killed_probe_goes_on_from_its_journal(model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    options = ["--max-batch-size", "64", "--output", str(output)]
+    with started(command(model, *options)) as process:
+        wait_for_trials(process, journal_path(output), ended=3)
+        process.kill()
+        process.wait()
+    assert not output.exists()
+
+    done = run(command(model, *options, "--resume"))
+    assert done.returncode == 0, done.stderr
+    result = load_result(output)
+    assert [trial.batch_size for trial in result.trials[:4]] == [1, 2, 4, 8]
+    assert result.trials[3].outcome is Outcome.CRASHED  # begun, and never ended
+    assert result.batch_size == 7
+    assert not journal_path(output).exists()
+
+
+def test_ctrl_c_shows_the_best_so_far_and_the_probe_can_go_on(model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    options = ["--max-batch-size", "64", "--output", str(output)]
+    with started(command(model, *options)) as process:
+        wait_for_trials(process, journal_path(output), ended=4)
+        process.send_signal(signal.SIGINT)
+        shown, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "8" in shown and "Traceback" not in said
+    assert load_result(output).stop is StopReason.INTERRUPTED
+    assert read_journal(journal_path(output), load_result(output).spec)[0]
+
+    done = run(command(model, *options, "--resume"))
+    assert done.returncode == 0, done.stderr
+    assert load_result(output).batch_size == 64
+
+
+def test_ctrl_c_before_anything_was_found(model: Path) -> None:
+    model.write_text(MODEL + "\ntime.sleep(600)\n")
+    with started(command(model)) as process:
+        time.sleep(2)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "interrupted before any trial had finished"
+
+
+def test_the_limit_on_seconds_returns_the_best_so_far(model: Path) -> None:
+    done = run(command(model, "--max-seconds", "3s"))
+    assert done.returncode == 0, done.stderr
+    assert StopReason.SECONDS.value in " ".join(done.stdout.split())
+
+
+needs_root = pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0, reason="only root may mount a disk or make a cgroup"
+)
+
+
+@needs_root
+def test_a_full_disk_loses_nothing(model: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(disk)]).returncode != 0:
+        pytest.skip("mounting is not permitted here")
+    try:
+        done = run(command(model, "--max-batch-size", "8", "--output", str(disk / "result.json")))
+    finally:
+        run(["umount", str(disk)])
+    assert done.returncode == 5
+    assert "goes on without a journal" in done.stderr
+    assert "error:" in done.stderr and "No space left" in done.stderr
+    assert "Use batch size 8" in done.stdout
+
+
+@pytest.fixture
+def cgroup() -> Iterator[Path]:
+    """A memory cgroup of our own with a real limit of 1 GiB."""
+    mount = Path("/sys/fs/cgroup/memory")
+    folder, limit = (
+        (mount / f"autotune-{os.getpid()}", "memory.limit_in_bytes")
+        if mount.is_dir()
+        else (Path(f"/sys/fs/cgroup/autotune-{os.getpid()}"), "memory.max")
+    )
+    try:
+        folder.mkdir()
+        (folder / limit).write_text(str(1 << 30))
+    except OSError:
+        pytest.skip("making a memory cgroup is not permitted here")
+    yield folder
+    folder.rmdir()
+
+
+def inside(cgroup: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    return run(["sh", "-c", f'echo $$ > {cgroup}/cgroup.procs && exec "$@"', "sh", *arguments])
+
+
+@needs_root
+def test_the_kernel_takes_the_trial_and_never_the_caller(model: Path, tmp_path: Path, cgroup: Path) -> None:
+    """With a budget that the container does not have, only the kernel's killer is left to say no."""
+    model.write_text(
+        MODEL
+        + """
+import mmap
+
+class Shared(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(1024, 1024)
+    def forward(self, x):
+        if len(x) >= 16:
+            block = mmap.mmap(-1, 3 << 30)
+            for page in range(0, len(block), 4096):
+                block[page] = 1
+        return self.layer(x)
+
+model = Shared()
+"""
+    )
+    output = tmp_path / "result.json"
+    done = inside(cgroup, command(model, "--memory-budget", "8GiB", "--output", str(output)))
+    assert done.returncode == 0, done.stderr
+    result = load_result(output)
+    assert result.max_batch_size == 15
+    refused = [trial for trial in result.trials if trial.batch_size == 16]
+    assert refused[0].outcome is Outcome.OUT_OF_MEMORY
+    assert refused[0].evidence is not None and refused[0].evidence.source in ("kernel", "watchdog")
+
+
+@needs_root
+def test_a_share_is_of_what_the_container_leaves(model: Path, tmp_path: Path, cgroup: Path) -> None:
+    output = tmp_path / "result.json"
+    done = inside(cgroup, command(model, "--max-batch-size", "4", "--output", str(output)))
+    assert done.returncode == 0, done.stderr
+    result = load_result(output)
+    assert result.environment.container_limit_bytes == 1 << 30
+    assert result.budget_bytes <= 0.9 * (1 << 30)

@@ -103,7 +103,7 @@ def step(n):
 
 @pytest.mark.skipif(not linux.IS_LINUX, reason="forks")
 def test_a_forked_child_reports_the_peak_of_a_fresh_process() -> None:
-    trial = "step(2); step(2)\nfor _ in range(4): step(4096)\n"
+    trial = "step(2); step(2)\nfor _ in range(3): step(2048)\n"
     fresh = FRESH_AND_FORKED + trial + "from autotune.devices import linux_process as linux\n"
     fresh_peak = int(run(fresh + "print(linux.peak_resident_bytes())"))
     settled = int(run(FRESH_AND_FORKED + "step(2); step(2); step(2); print(CpuDevice().held_bytes())"))
@@ -116,7 +116,7 @@ else:
     device = CpuDevice(settled_bytes={settled})
     step(2); step(2)
     device.start_reading()
-    for _ in range(4): step(4096)
+    for _ in range(3): step(2048)
     print(device.memory().peak_bytes, flush=True)
     os._exit(0)
 """

@@ -1,7 +1,8 @@
-"""CUDA: the arithmetic anywhere, the device itself where there is one."""
+"""CUDA: the bookkeeping over a GPU that is not here, the device itself where there is one."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -18,7 +19,7 @@ from autotune.trial import Outcome
 MIB = 2**20
 GIB = 2**30
 SIZES = st.integers(0, 200 * GIB)
-gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
 @given(budget=SIZES, outside=SIZES, total=st.integers(1, 200 * GIB))
@@ -52,6 +53,131 @@ def test_names_for_nvml_carry_its_prefixes_and_format() -> None:
     assert nvml_names(SimpleNamespace()) == []
 
 
+class Gpu:
+    """Stands in for the functions of torch.cuda and for NVML: one GPU of 10 GiB, of which another process holds 1.
+
+    This process' context takes half a GiB, and comes to be with the first question that needs it, as CUDA's does.
+    """
+
+    def __init__(self, *, lists_us: bool) -> None:
+        self.lists_us = lists_us
+        self.context_bytes = self.reserved_bytes = self.peak_bytes = self.retries = 0
+        self.fraction, self.joules = 1.0, 1000.0
+
+    def used_bytes(self) -> int:
+        return GIB + self.context_bytes + self.reserved_bytes
+
+    def process_bytes(self, pid: int) -> int | None:
+        return self.context_bytes + self.reserved_bytes if self.lists_us and pid == os.getpid() else None
+
+    def mem_get_info(self, index: int) -> tuple[int, int]:
+        self.context_bytes = GIB // 2
+        return 10 * GIB - self.used_bytes(), 10 * GIB
+
+    def reserve(self, reserved_bytes: int) -> None:
+        self.context_bytes = GIB // 2
+        self.reserved_bytes = reserved_bytes
+        self.peak_bytes = max(self.peak_bytes, reserved_bytes)
+
+    def reset_peak(self, index: int) -> None:
+        self.peak_bytes = self.reserved_bytes
+
+    def set_fraction(self, fraction: float, index: int) -> None:
+        self.fraction = fraction
+
+    def other_processes(self) -> int:
+        return 1
+
+    def energy_joules(self) -> float:
+        return self.joules
+
+    def clock_mhz(self) -> int:
+        return 1755
+
+    def throttle_reasons(self) -> tuple[str, ...]:
+        return ("power cap",)
+
+    def driver_version(self) -> str:
+        return "570.86.15"
+
+
+def opened_on(gpu: Gpu, monkeypatch: pytest.MonkeyPatch, nvml: object) -> CudaDevice:
+    functions = {
+        "is_initialized": lambda: False,
+        "get_device_properties": lambda index: SimpleNamespace(name="NVIDIA A10", uuid="1a2b"),
+        "mem_get_info": gpu.mem_get_info,
+        "memory_reserved": lambda index: gpu.reserved_bytes,
+        "max_memory_reserved": lambda index: gpu.peak_bytes,
+        "max_memory_allocated": lambda index: gpu.peak_bytes // 2,
+        "memory_stats": lambda index: {"num_alloc_retries": gpu.retries},
+        "reset_peak_memory_stats": gpu.reset_peak,
+        "set_per_process_memory_fraction": gpu.set_fraction,
+        "synchronize": lambda index: None,
+        "empty_cache": lambda: None,
+    }
+    for name, function in functions.items():
+        monkeypatch.setattr(torch.cuda, name, function)
+    monkeypatch.setattr("autotune.devices.cuda.open_nvml", lambda names: nvml)
+    return CudaDevice(0)
+
+
+@pytest.mark.parametrize("lists_us", [True, False])
+def test_the_context_counts_in_the_peak_and_as_free_to_a_new_process(
+    lists_us: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = Gpu(lists_us=lists_us)
+    device = opened_on(gpu, monkeypatch, gpu)
+    facts = device.facts()
+    assert (facts.total_bytes, facts.free_bytes) == (10 * GIB, 9 * GIB)
+    assert facts.driver_version == "570.86.15"
+    assert "1 other process(es) compute on cuda:0" in facts.warnings[0]
+    gpu.reserve(GIB)
+    gpu.retries = 2
+    device.start_reading()
+    gpu.reserve(3 * GIB)
+    gpu.reserve(2 * GIB)
+    gpu.retries = 5
+    memory = device.memory()
+    assert memory.base_bytes == GIB + GIB // 2
+    assert memory.peak_bytes == 3 * GIB + GIB // 2
+    assert (memory.reserved_bytes, memory.allocator_retries) == (3 * GIB, 3)
+    assert memory.method == "reserved by the allocator, plus context"
+    assert device.facts().free_bytes + device.held_bytes() == 9 * GIB  # each byte once
+    device.limit(4 * GIB)
+    assert gpu.fraction == pytest.approx(0.35)
+
+
+def test_without_nvml_the_context_counts_on_neither_side_and_the_record_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpu = Gpu(lists_us=False)
+    device = opened_on(gpu, monkeypatch, "NVML is not used: it is missing.")
+    assert device.facts().free_bytes == 8 * GIB + GIB // 2
+    assert device.facts().warnings == ("NVML is not used: it is missing.",)
+    device.start_reading()
+    gpu.reserve(3 * GIB)
+    assert device.memory().peak_bytes == 3 * GIB
+    assert "context not known" in device.memory().method
+    device.start_conditions()
+    assert device.conditions(1, 1).power_watts is None
+
+
+def test_energy_is_a_difference_over_the_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = Gpu(lists_us=True)
+    device = opened_on(gpu, monkeypatch, gpu)
+    device.start_conditions()
+    gpu.joules += 64
+    conditions = device.conditions(steps=4, samples=128)
+    assert conditions.energy_joules_per_sample == pytest.approx(0.5)
+    assert conditions.power_watts is not None
+    assert conditions.power_watts > 0
+    assert (conditions.clock_mhz, conditions.throttle_reasons, conditions.other_device_processes) == (
+        1755,
+        ("power cap",),
+        1,
+    )
+
+
 @pytest.fixture
 def device() -> Iterator[CudaDevice]:
     device = open_device("cuda")
@@ -62,7 +188,7 @@ def device() -> Iterator[CudaDevice]:
     device.release()
 
 
-@gpu
+@needs_gpu
 @pytest.mark.gpu
 def test_facts_of_a_real_gpu(device: CudaDevice) -> None:
     facts = device.facts()
@@ -71,7 +197,7 @@ def test_facts_of_a_real_gpu(device: CudaDevice) -> None:
     assert facts.runtime_version
 
 
-@gpu
+@needs_gpu
 @pytest.mark.gpu
 def test_the_peak_on_a_real_gpu_holds_what_was_freed(device: CudaDevice) -> None:
     device.start_reading()
@@ -87,7 +213,7 @@ def test_the_peak_on_a_real_gpu_holds_what_was_freed(device: CudaDevice) -> None
     assert device.memory().peak_bytes < memory.peak_bytes - 200 * MIB
 
 
-@gpu
+@needs_gpu
 @pytest.mark.gpu
 def test_the_limit_on_a_real_gpu_raises_what_a_full_device_raises(device: CudaDevice) -> None:
     torch.ones(1, device=device.torch_device)
@@ -102,7 +228,7 @@ def test_the_limit_on_a_real_gpu_raises_what_a_full_device_raises(device: CudaDe
     assert torch.empty(512 * MIB, dtype=torch.uint8, device=device.torch_device).numel() == 512 * MIB
 
 
-@gpu
+@needs_gpu
 @pytest.mark.gpu
 def test_conditions_of_a_real_gpu(device: CudaDevice) -> None:
     device.start_conditions()

@@ -1,0 +1,152 @@
+"""The benchmarks' own machinery: the ten workloads run, and the oracle finds the truth."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autotune.spec import FileWorkload
+from autotune.workloads import BuildOptions
+from benchmarks.oracle import Oracle, RunFailedError, largest_of_all, largest_passing, oracle_for, run_fresh
+from benchmarks.steps import Order
+from benchmarks.suite import MIB, SUITE, Entry, chosen
+from benchmarks.throughput import DUEL_ROUNDS, SURVEY_ROUNDS, interval, sweep, sweep_sizes
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the oracle reads /proc")
+
+
+@pytest.mark.parametrize("entry", SUITE, ids=lambda entry: entry.name)
+def test_each_workload_takes_two_steps_at_batch_size_three(entry: Entry) -> None:
+    from autotune.workloads.opening import build_workload
+
+    workload = build_workload(FileWorkload(target=str(entry.path)), BuildOptions(device="cpu", mode=entry.mode))
+    batch = workload.make_batch(3)
+    if entry.mode == "inference":
+        assert workload.inference_step is not None
+        first, second = workload.inference_step(batch), workload.inference_step(batch)
+        assert first.shape == (3, 3, 128, 128)
+        assert first.equal(second)
+        return
+    assert workload.training_step is not None
+    before, after = (workload.training_step(batch).detach().item() for _ in range(2))
+    assert math.isfinite(after)
+    assert after != before
+
+
+def test_the_suite_lists_every_workload_there_is() -> None:
+    files = {path.stem for path in (Path(SUITE[0].path).parent).glob("*.py")}
+    assert files == {entry.name for entry in SUITE}
+
+
+def test_an_unknown_workload_is_named_with_those_there_are() -> None:
+    with pytest.raises(SystemExit, match=r"No workload is called 'nothing'\. There are: mlp, "):
+        chosen(["mlp", "nothing"])
+
+
+@given(edge=st.integers(0, 5000), start=st.integers(1, 300))
+def test_the_search_of_the_oracle_finds_every_edge(edge: int, start: int) -> None:
+    asked: list[int] = []
+
+    def passes(size: int) -> bool:
+        asked.append(size)
+        return size <= edge
+
+    assert largest_passing(passes, start) == edge
+    assert len(asked) == len(set(asked)) <= 2 * math.log2(max(edge, start)) + 4
+
+
+@given(edge=st.integers(0, 5000), start=st.integers(1, 300))
+def test_looking_beyond_changes_nothing_where_memory_grows_with_the_batch(edge: int, start: int) -> None:
+    assert largest_of_all(lambda size: size <= edge, start) == edge
+
+
+@given(edge=st.integers(10, 500), gap=st.floats(0.05, 1.2))
+def test_looking_beyond_finds_sizes_that_fit_again(edge: int, gap: float) -> None:
+    first_again, last = edge + 1 + int(gap * edge), 4 * edge
+    assert largest_of_all(lambda size: size <= edge or first_again <= size <= last, 1) == last
+
+
+@given(largest=st.integers(1, 3000), share=st.floats(0, 1))
+def test_sweep_sizes_reach_from_one_to_the_largest_without_gaps(largest: int, share: float) -> None:
+    recommended = max(1, int(largest * share))
+    sizes = sweep_sizes(largest, recommended)
+    assert sizes[0] == 1
+    assert sizes[-1] == largest
+    assert recommended in sizes
+    assert all(larger <= 2 * smaller for smaller, larger in itertools.pairwise(sizes))
+
+
+@linux_only
+def test_a_run_of_the_oracle_sees_memory_grow_with_the_batch() -> None:
+    order = Order(path=str(chosen(["mlp"])[0].path), batch_size=1, steps=2)
+    small = run_fresh(order, 2048 * MIB)
+    large = run_fresh(replace(order, batch_size=400), 2048 * MIB)
+    assert small.completed
+    assert large.completed
+    assert len(large.step_seconds) == 2
+    assert 150 * MIB < small.peak_bytes < 700 * MIB
+    # 400 rays of 64 points keep 8 tensors of width 128 at the least: 4 layers, before and after each ReLU
+    assert large.peak_bytes - small.peak_bytes > 400 * 64 * 128 * 4 * 5
+
+
+@linux_only
+def test_a_run_over_the_budget_is_ended_from_outside() -> None:
+    order = Order(path=str(chosen(["mlp"])[0].path), batch_size=4000, steps=2)
+    seen = run_fresh(order, 400 * MIB)
+    assert not seen.completed
+    assert seen.peak_bytes > 500 * MIB
+    assert seen.step_seconds == ()
+
+
+@linux_only
+def test_a_workload_that_fails_is_no_refusal(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text("raise ValueError('no such file of weights')\n")
+    with pytest.raises(RunFailedError, match="no such file of weights"):
+        run_fresh(Order(path=str(broken), batch_size=1), 2048 * MIB)
+
+
+@linux_only
+def test_the_oracle_takes_remembered_runs_and_only_where_they_answer(tmp_path: Path) -> None:
+    entry = chosen(["mlp"])[0]
+    cache = tmp_path / "runs.jsonl"
+    order = Order(path=str(entry.path), batch_size=1, steps=2)
+    oracle = Oracle(order, 1024 * MIB, cache=cache)
+    assert oracle.fits(8)
+    assert len(cache.read_text().splitlines()) == 1  # far from the edge one run is enough
+    assert oracle.observe(8) == oracle.observe(8)
+    assert len(cache.read_text().splitlines()) == 1
+    assert not replace(oracle, budget_bytes=100 * MIB).fits(8)  # answered by the same run
+    assert len(cache.read_text().splitlines()) == 1
+
+
+def test_each_entry_has_the_oracle_of_its_own_mode_and_budget() -> None:
+    oracles = {entry.name: oracle_for(entry, "cpu") for entry in SUITE}
+    assert oracles["inference_only"].order.mode == "inference"
+    assert all(oracles[entry.name].budget_bytes == entry.cpu_budget_mib * MIB for entry in SUITE)
+
+
+def test_a_sweep_times_every_size_and_then_the_best_against_the_recommended() -> None:
+    order = Order(path=str(chosen(["mlp"])[0].path), batch_size=1)
+    swept = sweep(order, [1, 4, 16], recommended=4)
+    assert swept.best in swept.sizes
+    assert len(swept.survey) == SURVEY_ROUNDS
+    assert all(len(speeds) == len(swept.sizes) and min(speeds) > 0 for speeds in swept.survey)
+    assert len(swept.ratios) == len(swept.duel) == DUEL_ROUNDS
+    assert min(swept.ratios) > 0
+
+
+@given(st.lists(st.floats(0.5, 2.0), min_size=12, max_size=12))
+def test_the_interval_holds_the_median_and_no_single_outlier_moves_it_out(ratios: list[float]) -> None:
+    low, high = interval(ratios)
+    assert low <= median(ratios) <= high
+    widened = interval([*sorted(ratios)[:-1], 100.0])
+    assert widened == (low, high)

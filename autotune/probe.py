@@ -18,7 +18,7 @@ from autotune.cautions import cautions
 from autotune.errors import NothingFitsError, NoTrialFinishedError, ResultFileError, UsageError, WorkloadError
 from autotune.executors import ContestRequest, Effort, Executor, Opened, TrialRequest
 from autotune.listener import Listener
-from autotune.recommend import contenders, recommend, speeds, throughput, throughput_interval
+from autotune.recommend import contenders, is_decided, merged, recommend, speeds, throughput, throughput_interval
 from autotune.result import Edge, Recommendation, Result, StopReason, TargetAnswer
 from autotune.search import Ask, Limits, Phase, Search, Told, bounds
 from autotune.spec import Objective, ProbeSpec
@@ -32,7 +32,8 @@ GROW = Effort(warmup_steps=2, min_steps=3, seconds=0.5)
 BISECT = Effort(warmup_steps=2, min_steps=3, max_steps=3, seconds=0.0)  # the peak still rises until the third step
 CONFIRM = Effort(warmup_steps=2, min_steps=8, max_steps=8, seconds=0.0)  # ten in all: sizes that pass three fail ten
 EDGE_CONFIRMATIONS = 2  # in forked children, besides the one in a fresh process for the answer
-CONTEST_SECONDS = 3.0
+CONTEST_SECONDS = 2.0
+MOST_CONTESTS = 4  # on a quiet machine one decides; in noise more rounds help, but not for ever
 LATENCY_STEPS = 20  # the fewest of which the 95th percentile is not simply the slowest
 
 
@@ -164,18 +165,28 @@ class Probe:
 
     def _hold_contest(self) -> None:
         """Time the sizes that may yet win against each other, unless there is no question or no time."""
-        names = contenders(self.speeds(), self.spec.tolerance)
-        decided = self.spec.objective is Objective.MEMORY or len(names) == 1 or self._spent() is not None
-        if decided or (self.contest is not None and self.contest.batch_sizes == names):
+        names = contenders(self.trials, self.spec.tolerance)
+        is_known = self.contest is not None and self.contest.batch_sizes == names
+        if self.spec.objective is Objective.MEMORY or len(names) == 1 or is_known:
             return
+        self.contest = None
+        for _ in range(MOST_CONTESTS):
+            if self._spent() is not None or not self._more_rounds(names):
+                return
+
+    def _more_rounds(self, names: tuple[int, ...]) -> bool:
+        """Add to the final round; True where it is still open who wins."""
         self.listener.contest_started(names)
+        timeout_seconds = self.spec.trial_timeout_seconds
         attempt = self.executor.run(
-            ContestRequest(batch_sizes=names, seconds=CONTEST_SECONDS, timeout_seconds=self.spec.trial_timeout_seconds)
+            ContestRequest(batch_sizes=names, seconds=CONTEST_SECONDS, timeout_seconds=timeout_seconds)
         )
-        self.contest = attempt.contest
         if attempt.contest is None:
             why = attempt.evidence.text if attempt.evidence else attempt.outcome.value
-            self.listener.warned(f"The final round did not finish ({why}); single trials decide.")
+            self.listener.warned(f"The final round did not finish ({why}); what was timed before it decides.")
+            return False
+        self.contest = merged(self.contest, attempt.contest)
+        return not is_decided(self.contest, self.spec.tolerance)
 
     # ------------------------------------------------------------------ allowances
 

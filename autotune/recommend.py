@@ -49,23 +49,30 @@ def _times(trial: Trial) -> tuple[float, ...]:
 
 def speeds(trials: Iterable[Trial]) -> dict[int, float]:
     """Samples/s of each batch size that was accepted and never refused, from its longest series of steps."""
+    return {size: throughput(trial) for size, trial in _longest(trials).items()}
+
+
+def _longest(trials: Iterable[Trial]) -> dict[int, Trial]:
+    """The trial with the most timed steps of each batch size that was never refused, ascending."""
     tried = [trial for trial in trials if trial.is_plain]
     refused = {trial.batch_size for trial in tried if not trial.accepted}
     longest: dict[int, Trial] = {}
     for trial in sorted(tried, key=lambda trial: len(_times(trial))):
         if trial.batch_size not in refused and _times(trial):
             longest[trial.batch_size] = trial
-    return {size: throughput(longest[size]) for size in sorted(longest)}
+    return {size: longest[size] for size in sorted(longest)}
 
 
-def contenders(speed: dict[int, float], tolerance: float) -> tuple[int, ...]:
-    """The batch sizes that may yet win once drift is taken out, ascending.
+def contenders(trials: Iterable[Trial], tolerance: float) -> tuple[int, ...]:
+    """The batch sizes that may yet win once noise and drift are taken out, ascending.
 
     Where there are too many, the fastest and the smallest are kept: one of the fastest sets the mark, and the
     smallest within reach of it wins.
     """
+    fitting = _longest(trials)
+    speed = {size: throughput(trial) for size, trial in fitting.items()}
     mark = max(speed.values()) * (1 - tolerance) * (1 - DRIFT_BETWEEN_TRIALS)
-    near = [size for size in sorted(speed) if speed[size] >= mark]
+    near = [size for size, trial in fitting.items() if throughput_interval(trial)[1] >= mark]
     if len(near) <= MOST_CONTENDERS:
         return tuple(near)
     half = MOST_CONTENDERS // 2
@@ -80,6 +87,21 @@ def contest_ratios(contest: Contest) -> dict[int, Ratio]:
     reference = columns[contest.batch_sizes[0]]
     best = max(columns, key=lambda size: paired_ratio(columns[size], reference).median)
     return {size: paired_ratio(columns[size], columns[best]) for size in columns}
+
+
+def merged(earlier: Contest | None, later: Contest) -> Contest:
+    """Two final rounds between the same batch sizes as one."""
+    if earlier is None or earlier.batch_sizes != later.batch_sizes:
+        return later
+    return Contest(batch_sizes=later.batch_sizes, rounds=earlier.rounds + later.rounds)
+
+
+def is_decided(contest: Contest, tolerance: float) -> bool:
+    """True where more rounds would hardly change who wins: each interval lies on one side of the mark."""
+    ratios = contest_ratios(contest)
+    winner = _smallest_within(ratios, tolerance)
+    beaten = all(ratio.high < 1 - tolerance for size, ratio in ratios.items() if size < winner)
+    return beaten and (ratios[winner].low >= 1 - tolerance or ratios[winner].median == 1)
 
 
 def recommend(
@@ -121,7 +143,15 @@ def _contest_speeds(contest: Contest) -> dict[int, float]:
 
 
 def _smallest_within(ratios: dict[int, Ratio], tolerance: float) -> int:
-    return min(size for size, ratio in ratios.items() if ratio.median >= 1 - tolerance or ratio.high >= 1)
+    """The smallest within the tolerance, or near it and not told from the best.
+
+    A tie is believed only near the mark: in very much noise everything ties.
+    """
+
+    def is_near(ratio: Ratio) -> bool:
+        return ratio.median >= 1 - tolerance or (ratio.median >= 1 - 2 * tolerance and ratio.high >= 1)
+
+    return min(size for size, ratio in ratios.items() if is_near(ratio))
 
 
 def _why(objective: Objective, chosen: int, fastest: int, ratios: dict[int, Ratio], tolerance: float) -> str:

@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.recommend import MOST_CONTENDERS, contenders, contest_ratios, recommend, speeds
+from autotune.recommend import (
+    MOST_CONTENDERS,
+    contenders,
+    contest_ratios,
+    is_decided,
+    merged,
+    recommend,
+    speeds,
+)
 from autotune.spec import Objective
 from autotune.trial import Conditions, Contest, Evidence, Measurement, Memory, Outcome, Trial
 
@@ -46,10 +54,15 @@ def test_sizes_that_were_ever_refused_and_steps_of_a_plan_do_not_count() -> None
 
 @given(throughputs)
 def test_the_fastest_is_always_among_the_contenders(speed: dict[int, float]) -> None:
-    names = contenders(speed, 0.05)
-    assert max(speed, key=lambda size: speed[size]) in names or max(speed.values()) in [speed[n] for n in names]
+    names = contenders([trial(size, [size / value]) for size, value in speed.items()], 0.05)
+    assert max(speed.values()) in [pytest.approx(speed[name]) for name in names]
     assert list(names) == sorted(names)
     assert len(names) <= MOST_CONTENDERS
+
+
+def test_a_size_whose_interval_reaches_the_mark_competes_though_its_median_does_not() -> None:
+    noisy = trial(16, [0.16] * 4 + [1.6] * 5)
+    assert contenders([noisy, trial(32, [0.32] * 9), trial(1, [0.1] * 9)], 0.05) == (16, 32)
 
 
 @given(throughputs, st.floats(0, 0.5))
@@ -83,11 +96,26 @@ def test_drift_between_rounds_does_not_make_a_difference() -> None:
 
 
 def test_a_difference_within_the_noise_is_a_tie_and_goes_to_the_smaller() -> None:
-    rounds = tuple((1.0, 2.0 * factor) for factor in (0.8, 1.1, 0.7, 1.2, 0.85, 1.15, 0.9, 1.05, 0.75))
+    rounds = tuple((1.0, 2.0 * factor) for factor in (0.8, 1.1, 0.7, 1.2, 0.93, 1.15, 0.9, 1.05, 0.75))
     contest = Contest(batch_sizes=(32, 64), rounds=rounds)
     answer = recommend(Objective.THROUGHPUT, {32: 1.0, 64: 1.0}, 64, contest, 0.05)
     assert answer.batch_size == 32
     assert "noise" in answer.why
+
+
+def test_in_very_much_noise_a_size_far_from_the_best_does_not_pass_for_a_tie() -> None:
+    rounds = tuple((1.0, 2.0 * factor) for factor in (0.1, 0.2, 3.0, 0.1, 0.2, 4.0, 0.1))
+    contest = Contest(batch_sizes=(32, 64), rounds=rounds)
+    assert recommend(Objective.THROUGHPUT, {32: 1.0, 64: 1.0}, 64, contest, 0.05).batch_size == 64
+    assert not is_decided(contest, 0.05)
+
+
+@pytest.mark.parametrize(("second", "decided"), [((2.0,) * 9, True), ((3.0,) * 9, True), ((1.2, 3.0) * 5, False)])
+def test_a_final_round_is_decided_once_each_interval_lies_on_one_side(second, decided: bool) -> None:
+    contest = Contest(batch_sizes=(32, 64), rounds=tuple((1.0, time) for time in second))
+    assert is_decided(contest, 0.05) is decided
+    assert merged(None, contest) == contest
+    assert len(merged(contest, contest).rounds) == 2 * len(second)
 
 
 @pytest.mark.parametrize("objective", [Objective.THROUGHPUT, Objective.LATENCY])

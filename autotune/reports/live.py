@@ -57,7 +57,11 @@ class Live:
     def trial_ended(self, trial: Trial) -> None:
         """Write the trial's line."""
         self._stop()
-        self._line(trial_line(trial, self._budget_bytes), style="" if trial.accepted else "red")
+        line = printable(trial_line(trial, self._budget_bytes))
+        if trial.accepted:  # what was refused says why by itself
+            self._print(Text.assemble(line, (f"  {printable(trial.why)}", "dim")))
+        else:
+            self._print(Text(line, style="red"))
 
     def contest_started(self, batch_sizes: tuple[int, ...]) -> None:
         """Say which sizes are timed against each other."""
@@ -95,7 +99,14 @@ class Live:
         self._progress.start()
 
     def _line(self, text: str, style: str = "") -> None:
-        self._console.print(Text(printable(text), style=style), soft_wrap=not self._spinner)
+        self._print(Text(printable(text), style=style))
+
+    def _print(self, text: Text) -> None:
+        """Write a line: cut to the width of a terminal, whole anywhere else."""
+        if self._spinner:
+            self._console.print(text, no_wrap=True, overflow="ellipsis")
+        else:
+            self._console.print(text, soft_wrap=True)
         self._console.file.flush()
 
 

@@ -17,15 +17,15 @@ OPENED = Opened(workload=FACTS, environment=ENVIRONMENT, budget_bytes=2048 * MIB
 
 LOG = """\
 probing digits (61,706 parameters) on cpu, Example CPU 9000, within 2.00 GiB
-      128  fits      9,846 samples/s ±1.6%    420 MiB, 21% of budget
-      256  fits     12,190 samples/s ±1.0%    640 MiB, 31% of budget
-      512  fits     12,642 samples/s ±1.3%   1.05 GiB, 53% of budget
+      128  fits      9,846 samples/s ±1.6%    420 MiB, 21% of budget  because
+      256  fits     12,190 samples/s ±1.0%    640 MiB, 31% of budget  because
+      512  fits     12,642 samples/s ±1.3%   1.05 GiB, 53% of budget  because
     1,024  out of memory (watchdog)  it grew over it
     1,001  out of memory (exception)  DefaultCPUAllocator: can't allocate memory
-    1,000  fits     11,765 samples/s ±1.2%   1.95 GiB, 98% of budget
-    1,000  fits     11,765 samples/s ±1.2%   1.96 GiB, 98% of budget
-    1,000  fits     11,765 samples/s ±1.2%   1.94 GiB, 97% of budget
-      256  fits     12,190 samples/s ±1.0%    650 MiB, 32% of budget
+    1,000  fits     11,765 samples/s ±1.2%   1.95 GiB, 98% of budget  because
+    1,000  fits     11,765 samples/s ±1.2%   1.96 GiB, 98% of budget  because
+    1,000  fits     11,765 samples/s ±1.2%   1.94 GiB, 97% of budget  because
+      256  fits     12,190 samples/s ±1.0%    650 MiB, 32% of budget  because
 warning: The machine was busy.
 """
 

@@ -6,7 +6,6 @@ Needs a bench. Shared by the worker and by trials in the caller's own process.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
 
 from autotune.bench import Bench
 from autotune.devices.signs import judge
@@ -17,14 +16,13 @@ from autotune.trial import Evidence, Outcome
 from autotune.workloads.tracebacks import one_line, user_traceback
 
 
-def perform(bench: Bench, request: TrialRequest | ContestRequest, on_steady: Callable[[], None]) -> Attempt:
+def perform(bench: Bench, request: TrialRequest | ContestRequest) -> Attempt:
     """Run a request in this process and turn whatever it raises into an outcome."""
     attempt: Attempt
     try:
         if isinstance(request, ContestRequest):
-            on_steady()
             return Attempt(outcome=Outcome.FITS, contest=contest(bench, request))
-        return Attempt(outcome=Outcome.FITS, measurement=measure(bench, request, on_steady))
+        return Attempt(outcome=Outcome.FITS, measurement=measure(bench, request))
     except (Exception, SystemExit, KeyboardInterrupt) as error:
         attempt = _failure(error)
     gc.collect()  # outside the handler: until it ends, the traceback holds the step's tensors

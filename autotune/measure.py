@@ -3,9 +3,9 @@
 Needs a bench; knows nothing of search, processes or files. Promises that each figure comes
 from steps that really ran on a batch of the size asked for, and raises whatever the user's code raises.
 
-Order matters here. The warm-up step at the smallest batch size comes first, so that what a process pays once
-(lazy imports, kernels, the optimizer's state) belongs to the base, not to the batch. The batch is made after
-the reading of memory has started, since it occupies memory too. Making it is not timed.
+A step runs here as it would in training, with nothing before it that training would not do: what a small
+batch leaves behind in an allocator changes the peak of a large one. The batch is made after the reading of
+memory has started, since it occupies memory too. Making it is not timed.
 """
 
 from __future__ import annotations
@@ -29,19 +29,16 @@ CONTEST_BLOCK_SECONDS = 0.05
 """A turn in the final round lasts at least this long, so that the timer and the switch don't count."""
 
 
-def measure(bench: Bench, request: TrialRequest, on_steady: Callable[[], None] = lambda: None) -> Measurement:
+def measure(bench: Bench, request: TrialRequest) -> Measurement:
     """Run one trial.
 
     Args:
         bench: what is measured and where.
         request: the batch size and how much to measure.
-        on_steady: called once the base of memory has been read.
     """
     device, effort = bench.device, request.effort
-    bench.warm_up()
     device.release()
     device.start_reading()
-    on_steady()
     step = bench.step_on(request.batch_size, request.accumulation_steps)
     loss = None
     for _ in range(max(effort.warmup_steps, 1)):
@@ -93,8 +90,9 @@ def _block_seconds(step: Callable[[], Any], device: Device, steps: int) -> tuple
 
 def _number(loss: Any) -> float | None:
     """The loss as a number, where a step returned one. Reading it waits for the device: after the clock."""
+    detach = getattr(loss, "detach", None)
     try:
-        return float(loss)
+        return float(detach() if callable(detach) else loss)
     except (TypeError, ValueError, RuntimeError):
         return None
 
@@ -104,7 +102,6 @@ def contest(bench: Bench, request: ContestRequest) -> Contest:
 
     The order is turned round every other round, so that none is always first.
     """
-    bench.warm_up()
     steps = [bench.step_on(size) for size in request.batch_sizes]
     blocks = [_block_length(step, bench.device) for step in steps]
     rounds: list[tuple[float, ...]] = []

@@ -3,15 +3,12 @@
 Started as `python -m autotune.worker ADDRESS`. Promises that the user's output never touches the messages,
 that no process outlives the parent, and that the kernel, short of memory, ends this process before others.
 
-Forking. After `import torch` a step takes seconds the first time, so a fresh interpreter per trial is too
-slow. Instead this server runs everything once with a single thread and then forks a child per trial, which
-is ready in milliseconds and whose peak is its own. Two rules keep that safe: no multi-threaded region runs
-before a fork (a thread pool that was started does not survive one: deadlock), and no device context exists.
-
-Memory. A forked child has not touched the libraries' file-backed pages that a process of its own would, so
-its resident memory reads low. What a fresh process settles at is put together once: the anonymous memory of
-a cold child after its first steps, and the file-backed memory of this server, which did the importing. Each
-trial adds what its batch takes on top.
+Forking. Importing torch and building the workload take seconds, so a fresh interpreter per trial is too slow.
+Instead this server does both with a single thread, runs no step itself, and forks a child per trial, which is
+ready in milliseconds and whose peak is its own. Two rules keep that safe: no multi-threaded region runs before
+a fork (a thread pool that was started does not survive one: deadlock), and no device context exists. A child
+is given the libraries' pages that a fork leaves behind, and so holds what a fresh process would: the same code
+then runs from the same state.
 """
 
 from __future__ import annotations
@@ -32,24 +29,17 @@ import msgspec
 
 from autotune.attempt import perform
 from autotune.bench import build_bench, with_smallest, workload_facts
-from autotune.devices import DeviceFacts, open_device
 from autotune.devices import linux_process as linux
+from autotune.devices import open_device
 from autotune.devices.cpu import CpuDevice
+from autotune.devices.library_pages import Pages, populate, touched_file_pages
 from autotune.devices.signs import judge
 from autotune.errors import AutotuneError, DeviceError, UsageError, WorkloadError
 from autotune.executors import Attempt, TrialRequest
 from autotune.executors.channel import Channel, ClosedError, pair, take
-from autotune.executors.messages import Begun, Built, Ended, Job, RefusalKind, Refused, Run, Steady, to_worker
-from autotune.trial import Outcome, Record, WorkloadFacts
+from autotune.executors.messages import Begun, Built, Ended, Job, RefusalKind, Refused, Run, to_worker
+from autotune.trial import Outcome, WorkloadFacts
 from autotune.workloads.tracebacks import one_line, user_traceback
-
-
-class Settled(Record, frozen=True, tag="settled"):
-    """What a child found out in the workload's first steps, and what it then held, in bytes."""
-
-    workload: WorkloadFacts
-    private_bytes: int
-    file_bytes: int
 
 
 def main() -> None:
@@ -84,7 +74,8 @@ class Server:
         """Keep what the parent said; nothing is built yet."""
         self._channel = channel
         self._job = job
-        self._settled_bytes: int | None = None
+        self._pages: tuple[Pages, ...] = ()
+        self._missing_bytes = 0
 
     def serve(self) -> None:
         """Build, say so, and run what is asked for until the parent is gone."""
@@ -100,7 +91,7 @@ class Server:
             if self._forks:
                 self._in_child(lambda run=run: self._attempt(run))  # type: ignore[misc]
             else:
-                self._channel.send(self._attempt(run, self._channel))
+                self._channel.send(self._attempt(run))
 
     # ------------------------------------------------------------------ building
 
@@ -112,51 +103,43 @@ class Server:
         device = open_device(spec.device)
         self._forks = self._job.forks and device.torch_device == "cpu"
         torch.set_num_threads(1 if self._forks else self._threads)
-        facts = device.facts()
-        self._total_bytes = facts.total_bytes
+        self._facts = device.facts()
         self._bench = build_bench(spec, device)
-        self._channel.send(self._built(facts, self._settle()))
+        self._channel.send(self._built(self._first_steps()))
 
-    def _settle(self) -> WorkloadFacts:
+    def _first_steps(self) -> WorkloadFacts:
         """Run the first steps, and learn what they show."""
-        known = self._job.smallest_batch_size
+        known, bench = self._job.smallest_batch_size, self._bench
         if not self._forks:
-            bench = self._bench
             self._bench = with_smallest(bench) if known is None else replace(bench, smallest_batch_size=known)
             return workload_facts(self._bench)
-        settled = self._settle_in_child()
-        self._bench = replace(self._bench, smallest_batch_size=settled.workload.smallest_batch_size)
-        self._bench.warm_up()
-        self._settled_bytes = settled.private_bytes + max(settled.file_bytes, linux.resident().file_bytes)
+        facts = self._first_steps_in_child()
+        self._bench = replace(bench, smallest_batch_size=facts.smallest_batch_size)
         gc.collect()
         gc.freeze()  # a collection in a child would touch, and so copy, every page with an object on it
-        return settled.workload
+        self._pages = touched_file_pages()
+        self._missing_bytes = 0 if populate(self._pages) else linux.resident().file_bytes
+        return facts
 
-    def _settle_in_child(self) -> Settled:
-        """The first steps, where nothing that they may do can harm this server."""
-        for packed in self._in_child(self._first_steps, relay=False):
-            reply = msgspec.msgpack.decode(packed, type=Settled | Refused)
-            if isinstance(reply, Settled):
-                return reply
+    def _first_steps_in_child(self) -> WorkloadFacts:
+        """The first steps, where nothing that they may do can harm this server, or change its memory."""
+        for packed in self._in_child(self._first_steps_reply, relay=False):
+            reply = msgspec.msgpack.decode(packed, type=Built | Refused)
+            if isinstance(reply, Built):
+                return reply.workload
             raise _RefusedError(reply)
         raise _RefusedError(_died(self._exit_code))
 
-    def _first_steps(self) -> Settled | Refused:
+    def _first_steps_reply(self) -> Built | Refused:
         try:
-            bench = with_smallest(self._bench)
-            bench.step_on(bench.smallest_batch_size)()
-            memory = linux.resident()
+            return self._built(workload_facts(with_smallest(self._bench)))
         except Exception as error:
             return _refusal(error)
-        return Settled(
-            workload=workload_facts(bench),
-            private_bytes=memory.anonymous_bytes + memory.shared_bytes,
-            file_bytes=memory.file_bytes,
-        )
 
-    def _built(self, facts: DeviceFacts, workload: WorkloadFacts) -> Built:
+    def _built(self, workload: WorkloadFacts) -> Built:
         import torch
 
+        facts = self._facts
         return Built(
             workload=workload,
             device=self._bench.device.torch_device,
@@ -173,23 +156,17 @@ class Server:
 
     # ------------------------------------------------------------------ running
 
-    def _attempt(self, run: Run, channel: Channel | None = None) -> Attempt:
+    def _attempt(self, run: Run) -> Attempt:
         """Run a request here, and turn whatever it raises into an outcome."""
         bench = self._bench
         if bench.device.torch_device == "cpu":  # a reading of memory of its own for each trial
-            bench = replace(bench, device=CpuDevice(self._settled_bytes))
-        device = bench.device
-
-        def steady() -> None:
-            enforced = isinstance(run.request, TrialRequest) and run.request.enforce
-            device.limit(run.budget_bytes if enforced else self._total_bytes)
-            offset = device.offset_bytes if isinstance(device, CpuDevice) else 0
-            (channel or self._child_channel).send(Steady(offset_bytes=offset))
-
+            bench = replace(bench, device=CpuDevice(self._missing_bytes))
+        enforced = isinstance(run.request, TrialRequest) and run.request.enforce
+        bench.device.limit(run.budget_bytes if enforced else self._facts.total_bytes)
         try:
-            return perform(bench, run.request, steady)
+            return perform(bench, run.request)
         finally:
-            device.release()
+            bench.device.release()
 
     def _in_child(self, work: Callable[[], Any], *, relay: bool = True) -> list[bytes]:
         """Run some work in a forked child; pass on what it sends, or collect it."""
@@ -202,7 +179,7 @@ class Server:
             ours.close()
             self._be_child(server, theirs, work)
         theirs.close()
-        self._channel.send(Begun(pid=pid))
+        self._channel.send(Begun(pid=pid, missing_bytes=self._missing_bytes))
         replies = _follow(pid, ours, self._channel if relay else None)
         self._exit_code = _reap(pid)
         ours.close()
@@ -219,7 +196,7 @@ class Server:
             linux.die_with_parent()
             if os.getppid() == server:  # else the server died before the line above
                 self._channel.close()
-                self._child_channel = channel
+                populate(self._pages)
                 torch.set_num_threads(self._threads)
                 reply = work()
                 if os.getpid() == child:  # else the user's code has forked, and this is its copy of us

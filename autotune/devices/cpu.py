@@ -7,11 +7,8 @@ Where the peak comes from. Linux keeps the highest resident size of a process (V
 peak of a trial is exact. Windows keeps a peak that can't be reset. Elsewhere a thread samples. The record's
 `method` says which.
 
-Forked children. A fork does not bring along the file-backed pages of the libraries, only those that the child
-touches itself, so a forked child's resident size reads low. Measured: a fresh process peaked at 510 MiB, a
-forked child's VmHWM said 464 MiB. What the trial adds is the same in both: 318 MiB, at which a fresh process
-settles after its first steps, plus the child's growth of 464 - 272 MiB, is 510 MiB again. So the settled size,
-where it is known, takes the place of the base that was read.
+A forked child lacks pages that a fresh process would hold; `library_pages` gives them to it, or else their size is
+told to the device, which adds it.
 """
 
 from __future__ import annotations
@@ -52,26 +49,17 @@ class CpuDevice:
 
     torch_device = "cpu"
 
-    def __init__(self, settled_bytes: int | None = None) -> None:
+    def __init__(self, missing_bytes: int = 0) -> None:
         """Read nothing yet.
 
         Args:
-            settled_bytes: what a fresh process of this workload holds after its first steps; None in a process
-                that is itself one.
+            missing_bytes: what this process lacks, being forked, of the pages that a fresh one would hold.
         """
-        self._settled_bytes = settled_bytes
+        self._missing_bytes = missing_bytes
         self._base_bytes = 0
-        self._has_base = False
         self._peak = _Peak("", _resident_bytes)
         self._sampler: _Sampler | None = None
         self._start = _counters()
-
-    @property
-    def offset_bytes(self) -> int:
-        """What to add to the resident size seen from outside to have that of a fresh process; 0 if unknown."""
-        if self._settled_bytes is None or not self._has_base:
-            return 0
-        return self._settled_bytes - self._base_bytes
 
     def facts(self) -> DeviceFacts:
         """The processor's name, the memory it has and the memory that is free, a container's limit included."""
@@ -81,7 +69,7 @@ class CpuDevice:
 
     def held_bytes(self) -> int:
         """What this process holds now, as a fresh one would."""
-        return _resident_bytes() + self.offset_bytes
+        return _resident_bytes() + self._missing_bytes
 
     def limit(self, budget_bytes: int) -> None:
         """Refuse address space well past the budget (Linux); the peak and the watchdog hold the budget itself."""
@@ -104,17 +92,14 @@ class CpuDevice:
             self._sampler = _Sampler()
             self._peak = _Peak(f"sampled every {SAMPLE_SECONDS * 1000:.0f} ms", self._sampler.peak_bytes)
         self._base_bytes = _resident_bytes()
-        self._has_base = True
 
     def memory(self) -> Memory:
         """The base, and the peak since `start_reading`."""
-        growth_bytes = max(0, self._peak.read() - self._base_bytes)
-        settled = self._settled_bytes is not None
-        base_bytes = self._base_bytes + self.offset_bytes
+        base_bytes = self._base_bytes + self._missing_bytes
         return Memory(
             base_bytes=base_bytes,
-            peak_bytes=base_bytes + growth_bytes,
-            method=self._peak.method + (" over a settled base" if settled else ""),
+            peak_bytes=max(self._peak.read() + self._missing_bytes, base_bytes),
+            method=self._peak.method + (" and the libraries' pages" if self._missing_bytes else ""),
         )
 
     def start_conditions(self) -> None:

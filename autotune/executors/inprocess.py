@@ -52,7 +52,7 @@ class InProcessExecutor:
         assert self._bench is not None  # open() comes first
         enforced = isinstance(request, TrialRequest) and request.enforce
         self._device.limit(self._budget_bytes if enforced else self._total_bytes)
-        attempt = perform(self._bench, request, on_steady=lambda: None)
+        attempt = perform(self._bench, request)
         if attempt.outcome is not Outcome.FITS:
             gc.collect()
         self._device.release()

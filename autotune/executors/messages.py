@@ -55,15 +55,13 @@ class Refused(Record, frozen=True, tag="refused"):
 
 
 class Begun(Record, frozen=True, tag="begun"):
-    """A child is about to run a trial: the process to watch."""
+    """A child is about to run a trial: the process to watch.
+
+    `missing_bytes` is to be added to the resident memory that is seen of it: pages that a fork left behind.
+    """
 
     pid: int
-
-
-class Steady(Record, frozen=True, tag="steady"):
-    """The warm-up is over: what an outside watcher adds to the resident memory it sees, in bytes."""
-
-    offset_bytes: int
+    missing_bytes: int = 0
 
 
 class Ended(Record, frozen=True, tag="ended"):
@@ -80,7 +78,7 @@ class Run(Record, frozen=True, tag="run"):
 
 
 ToWorker = Job | Run
-FromWorker = Built | Refused | Begun | Steady | Attempt | Ended
+FromWorker = Built | Refused | Begun | Attempt | Ended
 
 to_worker = msgspec.msgpack.Decoder(ToWorker)
 from_worker = msgspec.msgpack.Decoder(FromWorker)

@@ -40,12 +40,12 @@ class Watch:
 class Watchdog:
     """Looks at one process and its descendants, and says when they have to be ended.
 
-    `offset_bytes` is what the process of a real training would hold on top of what is seen here.
+    `missing_bytes` is what the process of a real training would hold on top of what is seen here.
     """
 
     pid: int
     watch: Watch
-    offset_bytes: int = 0
+    missing_bytes: int = 0
     peak_tree_bytes: int = 0
     started: float = field(default_factory=time.monotonic)
     _has_children: bool = False
@@ -61,7 +61,7 @@ class Watchdog:
         if self.age_seconds() > watch.seconds:
             text = f"still running after {format_seconds(watch.seconds)}"
             return Outcome.TIMED_OUT, Evidence(source="clock", text=text)
-        resident = self._resident() + self.offset_bytes
+        resident = self._resident() + self.missing_bytes
         if watch.limit_bytes is not None and resident > watch.limit_bytes:
             text = f"memory reached {format_bytes(resident)}, over the budget of {format_bytes(watch.limit_bytes)}"
             return Outcome.OUT_OF_MEMORY, Evidence(source="watchdog", text=text)

@@ -24,7 +24,7 @@ from autotune.devices.signs import judge_exit
 from autotune.errors import AutotuneError, DeviceError, NothingFitsError, UsageError, WorkloadError
 from autotune.executors import Attempt, ContestRequest, TrialRequest
 from autotune.executors.channel import ClosedError, offer
-from autotune.executors.messages import Begun, Built, Ended, Job, Refused, Run, Steady, from_worker
+from autotune.executors.messages import Begun, Built, Ended, Job, Refused, Run, from_worker
 from autotune.executors.watchdog import Watch, Watchdog
 from autotune.trial import Evidence, Outcome
 
@@ -53,9 +53,7 @@ class _Heard:
     def take(self, message: object) -> None:
         match message:
             case Begun():
-                self.watchdog = Watchdog(message.pid, self.watchdog.watch)
-            case Steady():
-                self.watchdog.offset_bytes = message.offset_bytes
+                self.watchdog = Watchdog(message.pid, self.watchdog.watch, message.missing_bytes)
             case Attempt():
                 self.attempt = message
             case Ended():
@@ -234,7 +232,7 @@ def _raised(refused: Refused) -> AutotuneError:
 def _with_tree_peak(attempt: Attempt, watchdog: Watchdog) -> Attempt:
     """Count what a trial's own children held, where it had some: its own peak does not contain them."""
     measurement = attempt.measurement
-    tree = watchdog.peak_tree_bytes + watchdog.offset_bytes
+    tree = watchdog.peak_tree_bytes + watchdog.missing_bytes
     if measurement is None or not watchdog.peak_tree_bytes or tree <= measurement.memory.peak_bytes:
         return attempt
     memory = msgspec.structs.replace(

@@ -71,21 +71,15 @@ print(memory.peak_bytes - memory.base_bytes)
     assert 14 * MIB < int(run(code)) < 24 * MIB
 
 
-@pytest.mark.skipif(not linux.IS_LINUX, reason="VmHWM is Linux's")
-def test_a_settled_base_takes_the_place_of_the_base_that_was_read() -> None:
+def test_what_is_missing_is_added_and_said() -> None:
     code = f"""
-device = CpuDevice(settled_bytes={500 * MIB})
-assert device.offset_bytes == 0
-device.start_reading()
-read = device._base_bytes
-held = bytearray(b'x') * {64 * MIB}; del held
-memory = device.memory()
-print(memory.base_bytes, memory.peak_bytes, device.offset_bytes + read, memory.method)
+read = CpuDevice(); told = CpuDevice(missing_bytes={100 * MIB})
+for device in (read, told): device.start_reading()
+print(told.memory().base_bytes - read.memory().base_bytes, told.memory().method)
 """
-    base, peak, sum_of_offset_and_read, method = run(code).split(maxsplit=3)
-    assert int(base) == int(sum_of_offset_and_read) == 500 * MIB
-    assert 562 * MIB < int(peak) < 572 * MIB
-    assert method.strip() == "VmHWM over a settled base"
+    added, method = run(code).split(maxsplit=1)
+    assert abs(int(added) - 100 * MIB) < MIB
+    assert method.strip().endswith("and the libraries' pages")
 
 
 FRESH_AND_FORKED = """
@@ -102,26 +96,47 @@ def step(n):
 
 
 @pytest.mark.skipif(not linux.IS_LINUX, reason="forks")
-def test_a_forked_child_reports_the_peak_of_a_fresh_process() -> None:
-    trial = "step(2); step(2)\nfor _ in range(3): step(2048)\n"
-    fresh = FRESH_AND_FORKED + trial + "from autotune.devices import linux_process as linux\n"
-    fresh_peak = int(run(fresh + "print(linux.peak_resident_bytes())"))
-    settled = int(run(FRESH_AND_FORKED + "step(2); step(2); step(2); print(CpuDevice().held_bytes())"))
-    forked = f"""
-step(2)
-pid = os.fork()
-if pid:
-    os.waitpid(pid, 0)
+def test_a_forked_child_with_the_libraries_pages_has_the_peak_of_a_fresh_process() -> None:
+    trial = "device = CpuDevice(); device.start_reading()\nfor _ in range(4): step(2048)\n"
+    show = "print(device.memory().peak_bytes, flush=True)\n"
+    fresh_peak = int(run(FRESH_AND_FORKED + trial + show))
+    forked = """
+from autotune.devices.library_pages import populate, touched_file_pages
+pages = touched_file_pages()
+if os.fork():
+    os.wait()
 else:
-    device = CpuDevice(settled_bytes={settled})
-    step(2); step(2)
-    device.start_reading()
-    for _ in range(3): step(2048)
-    print(device.memory().peak_bytes, flush=True)
+    assert populate(pages)
+"""
+    indented = "".join(f"    {line}\n" for line in (trial + show).splitlines())
+    forked_peak = int(run(FRESH_AND_FORKED + forked + indented + "    os._exit(0)\n"))
+    assert abs(forked_peak - fresh_peak) < 0.01 * fresh_peak
+
+
+@pytest.mark.skipif(not linux.IS_LINUX, reason="forks")
+def test_a_fork_leaves_the_libraries_pages_behind_and_populate_fetches_them() -> None:
+    code = """
+import torch
+from autotune.devices.library_pages import populate, touched_file_pages
+from autotune.devices.linux_process import resident
+pages, mine = touched_file_pages(), resident().file_bytes
+if os.fork():
+    os.wait()
+else:
+    bare = resident().file_bytes
+    assert populate(pages)
+    print(mine, bare, resident().file_bytes, flush=True)
     os._exit(0)
 """
-    forked_peak = int(run(FRESH_AND_FORKED + forked))
-    assert abs(forked_peak - fresh_peak) < 0.03 * fresh_peak
+    mine, bare, fetched = map(int, run(code).split())
+    assert bare < 0.5 * mine
+    assert abs(fetched - mine) < 0.05 * mine
+
+
+def test_no_pages_are_no_pages() -> None:
+    from autotune.devices.library_pages import populate
+
+    assert not populate(())
 
 
 def test_without_a_resettable_peak_a_thread_samples(monkeypatch: pytest.MonkeyPatch) -> None:

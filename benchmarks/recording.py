@@ -1,0 +1,95 @@
+"""Where a benchmark ran, and its results as JSON with a Markdown table beside it.
+
+Needs psutil. Written after each workload, so that a benchmark that is cut short loses nothing; failures are
+rows like all others. The table is made from the rows alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+RESULTS = Path(__file__).parent / "results"
+
+Row = Mapping[str, Any]
+Cells = Mapping[str, str]
+
+
+def machine(device: str) -> dict[str, str]:
+    """What the figures depend on, in words. The load tells how busy the machine was at the start."""
+    threads = f"{psutil.cpu_count(logical=False) or '?'} cores, {os.cpu_count()} threads"
+    memory_gib = psutil.virtual_memory().total / 2**30
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "device": device if device == "cpu" else _device_name(device),
+        "processor": f"{_processor()}, {threads}, {memory_gib:.0f} GiB",
+        "load at start": ", ".join(f"{load:.1f}" for load in os.getloadavg()),
+        "system": platform.platform(),
+        "versions": f"Python {platform.python_version()}, torch {version('torch')}, autotune {_own_version()}",
+    }
+
+
+def _processor() -> str:
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def _device_name(device: str) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device)
+
+
+def _own_version() -> str:
+    try:
+        return version("batch-autotune")
+    except PackageNotFoundError:
+        from autotune import __version__
+
+        return __version__
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A benchmark's results on disk: `NAME.json` and `NAME.md`.
+
+    `cells` makes a row's cells, by their headings; `explanation` says above the table what they mean; `summary`
+    is a line made from all rows.
+    """
+
+    name: str
+    title: str
+    explanation: str
+    cells: Callable[[Row], Cells]
+    summary: Callable[[Sequence[Row]], str]
+    machine: Mapping[str, str]
+    folder: Path = RESULTS
+
+    def write(self, rows: Sequence[Any]) -> None:
+        """Write the rows (dataclasses) so far, and the table that they make."""
+        fields = [asdict(row) for row in rows]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        content = {"machine": dict(self.machine), "rows": fields}
+        (self.folder / f"{self.name}.json").write_text(json.dumps(content, indent=1) + "\n")
+        (self.folder / f"{self.name}.md").write_text(self._markdown(fields))
+
+    def _markdown(self, rows: Sequence[Row]) -> str:
+        facts = "\n".join(f"- {key}: {value}" for key, value in self.machine.items())
+        cells = [self.cells(row) for row in rows]
+        headings = list(cells[0]) if cells else []
+        lines = [headings, ["---"] * len(headings), *([*row.values()] for row in cells)]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return f"# {self.title}\n\n{self.explanation}\n\n{facts}\n\n{table}\n\n{self.summary(rows)}\n"

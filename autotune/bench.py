@@ -7,7 +7,6 @@ its first call what the model sees of it, are checked.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -41,43 +40,55 @@ class Bench:
     smallest_batch_size: int = 1
     single_steps: bool = False
 
-    def step_on(self, batch_size: int, accumulation_steps: int = 1) -> Callable[[], Any]:
-        """A function that runs one step on a batch of this size; its first call checks what the model sees."""
-        batches = [self._batch(batch_size) for _ in range(accumulation_steps)]
-        workload = self.workload
-        if accumulation_steps > 1:
-            if workload.accumulated_step is None:
-                raise ValueError("this workload's loop is the user's own and cannot accumulate")
-            return _checked(lambda: workload.accumulated_step(batches), workload, batch_size)  # type: ignore[misc]
-        run = workload.training_step if self.mode == "train" else workload.inference_step
-        if run is None:
-            raise ValueError(f"this workload has no step for {self.mode}")
-        return _checked(lambda: run(batches[0]), workload, batch_size)
-
-    def _batch(self, batch_size: int) -> Any:
-        batch = self.workload.make_batch(batch_size)
-        check_batch(batch, batch_size)
-        return move(batch, self.device.torch_device)
-
     def warm_up(self) -> None:
-        """Two steps at the smallest batch size: the first makes the optimizer's state, the second uses it."""
-        step = self.step_on(self.smallest_batch_size)
-        step()
-        step()
+        """Three steps at the smallest batch size: the first makes the optimizer's state, the others use it."""
+        step = Step(self, self.smallest_batch_size)
+        for _ in range(3):
+            step.renew()
+            step()
         self.device.synchronize()
 
+    def batch(self, batch_size: int) -> Any:
+        """A batch on the device, in which the number of samples shows."""
+        made = self.workload.make_batch(batch_size)
+        check_batch(made, batch_size)
+        return move(made, self.device.torch_device)
 
-def _checked(run: Callable[[], Any], workload: Workload, batch_size: int) -> Callable[[], Any]:
-    first = True
 
-    def step() -> Any:
-        nonlocal first
-        watched = watch_inputs(workload.model, batch_size) if first else nullcontext()
-        first = False
-        with watched:
-            return run()
+class Step:
+    """One step of a bench at one batch size, run as often as it is called, on a batch that can be renewed."""
 
-    return step
+    def __init__(self, bench: Bench, batch_size: int, accumulation_steps: int = 1) -> None:
+        """Make the first batch, or one for each micro-batch that an optimizer step accumulates."""
+        self._bench, self._size = bench, batch_size
+        self._count = accumulation_steps
+        self._run = self._runner()
+        self._batches: list[Any] = []
+        self._is_checked = False
+        self.renew()
+
+    def renew(self) -> None:
+        """Make a new batch while the old one is held, as a loop over a DataLoader does."""
+        self._batches = [self._bench.batch(self._size) for _ in range(self._count)]
+
+    def __call__(self) -> Any:
+        """Run one step; the first time, see to it that the model gets the whole batch."""
+        if self._is_checked:
+            return self._run(self._batches)
+        self._is_checked = True
+        with watch_inputs(self._bench.workload.model, self._size):
+            return self._run(self._batches)
+
+    def _runner(self) -> Callable[[list[Any]], Any]:
+        workload, mode = self._bench.workload, self._bench.mode
+        if self._count > 1:
+            if workload.accumulated_step is None:
+                raise ValueError("this workload's loop is the user's own and cannot accumulate")
+            return workload.accumulated_step
+        run = workload.training_step if mode == "train" else workload.inference_step
+        if run is None:
+            raise ValueError(f"this workload has no step for {mode}")
+        return lambda batches: run(batches[0])
 
 
 def build_bench(spec: ProbeSpec, device: Device, live: LiveParts | None = None) -> Bench:

@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autotune.bench import Bench
+from autotune.bench import Bench, Step
 from autotune.devices import Device
-from autotune.executors import ContestRequest, TrialRequest
+from autotune.executors import ContestRequest, Effort, TrialRequest
 from autotune.trial import Contest, Measurement
 
 BLOCK_SECONDS = 0.02
@@ -39,13 +39,14 @@ def measure(bench: Bench, request: TrialRequest) -> Measurement:
     device, effort = bench.device, request.effort
     device.release()
     device.start_reading()
-    step = bench.step_on(request.batch_size, request.accumulation_steps)
-    loss = None
-    for _ in range(max(effort.warmup_steps, 1)):
+    step = Step(bench, request.batch_size, request.accumulation_steps)
+    loss = step()
+    for _ in range(effort.warmup_steps - 1):
+        step.renew()
         loss = step()
     device.synchronize()
     device.start_conditions()
-    timed = _timed(step, bench, effort.min_steps, effort.max_steps, effort.seconds)
+    timed = _timed(step, bench, effort)
     samples = timed.steps * request.batch_size * request.accumulation_steps
     return Measurement(
         batch_size=request.batch_size,
@@ -66,11 +67,14 @@ class _Timed:
     steps: int
 
 
-def _timed(step: Callable[[], Any], bench: Bench, min_steps: int, max_steps: int, seconds: float) -> _Timed:
+def _timed(step: Step, bench: Bench, effort: Effort) -> _Timed:
+    """Time the steps. Where only memory is asked for (no seconds), each has a new batch, as in training."""
     device, timed = bench.device, _Timed([], [], 0)
     block = 1
-    end = time.perf_counter() + seconds
-    while len(timed.wall_seconds) < min_steps or (timed.steps < max_steps and time.perf_counter() < end):
+    end = time.perf_counter() + effort.seconds
+    while len(timed.wall_seconds) < effort.min_steps or (timed.steps < effort.max_steps and time.perf_counter() < end):
+        if not effort.seconds:
+            step.renew()
         wall, cpu = _block_seconds(step, device, block)
         timed.wall_seconds.append(wall / block)
         timed.cpu_seconds.append(cpu / block)
@@ -102,7 +106,7 @@ def contest(bench: Bench, request: ContestRequest) -> Contest:
 
     The order is turned round every other round, so that none is always first.
     """
-    steps = [bench.step_on(size) for size in request.batch_sizes]
+    steps = [Step(bench, size) for size in request.batch_sizes]
     blocks = [_block_length(step, bench.device) for step in steps]
     rounds: list[tuple[float, ...]] = []
     end = time.perf_counter() + request.seconds

@@ -21,8 +21,8 @@ from benchmarks.suite import MIB, Entry, chosen
 CHECKS = 3
 
 EXPLANATION = f"""\
-The truth is the largest batch size whose ten steps stay within the budget in fresh processes, found by doubling,
-bisection and a look beyond that edge, without the tool. 'Share' is the tool's answer as a share of it. 'Fits
+The truth is the largest batch size whose ten steps stay within the budget in each of three fresh processes, found by
+doubling and bisection, without the tool. 'Share' is the tool's answer as a share of it. 'Fits
 again' counts in how many of {CHECKS} more fresh processes ten steps at that answer stayed within the budget; 'peaks'
 is the smallest and the largest peak of these, as a share of the budget."""
 

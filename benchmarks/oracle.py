@@ -7,7 +7,8 @@ than once.
 
 Memory need not grow with the batch size. glibc serves blocks of up to 32 MiB from heaps that fragment, and larger
 ones exactly, from the kernel (mallopt(3), M_MMAP_THRESHOLD); so where the largest tensors pass that size, a
-larger batch may fit again. Hence the look beyond the first edge.
+larger batch may fit again. A maximum with gaps below it is of little use, so the truth is the first edge, and
+`--look-beyond` tells whether there is more.
 
 Each run is kept as a line of a file, so that asking again costs nothing.
 
@@ -72,7 +73,7 @@ class Oracle:
 
     order: Order
     budget_bytes: int
-    repeats: int = 2
+    repeats: int = 3
     cache: Path | None = DEFAULT_CACHE
 
     def observe(self, batch_size: int, repeat: int = 0) -> Observed:
@@ -97,9 +98,9 @@ class Oracle:
                 return True
         return True
 
-    def maximum(self, start: int = FIRST_BATCH_SIZE) -> Truth:
-        """The largest batch size that fits, found by doubling and bisection, and a look beyond."""
-        largest = largest_of_all(self.fits, start)
+    def maximum(self, start: int = FIRST_BATCH_SIZE, *, look_beyond: bool = False) -> Truth:
+        """The largest batch size up to which all that were tried fit; or, looking beyond, of all that fit."""
+        largest = (largest_of_all if look_beyond else largest_passing)(self.fits, start)
         if largest == 0:
             return Truth(0, 0, 0.0)
         runs = [self.observe(largest, repeat) for repeat in range(self.repeats)]
@@ -232,7 +233,8 @@ def main() -> None:
         print(json.dumps(asdict(run_steps(order))))
         return
     for entry in chosen(options.names):
-        truth = oracle_for(entry, options.device, options.cache).maximum()
+        oracle = oracle_for(entry, options.device, options.cache)
+        truth = oracle.maximum(look_beyond=options.look_beyond)
         budget_mib = entry.budget_bytes(options.device) // MIB
         print(
             f"{entry.name}: {truth.batch_size} in {budget_mib} MiB, peak {truth.peak_bytes / MIB:.0f} MiB, "
@@ -254,6 +256,7 @@ def _parser() -> argparse.ArgumentParser:
     maximum = commands.add_parser("maximum", help="the largest batch size that fits, of each workload named")
     maximum.add_argument("names", nargs="*")
     maximum.add_argument("--device", default="cpu")
+    maximum.add_argument("--look-beyond", action="store_true", help="search above the first edge too")
     maximum.add_argument("--cache", type=Path, default=DEFAULT_CACHE)
     return parser
 

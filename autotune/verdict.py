@@ -1,14 +1,15 @@
 """Whether a trial that ran may count as fitting. Pure.
 
 That nothing was raised is not enough. The peak must stay within the budget; near the edge, where the peak
-differs from process to process, it must leave room for the difference that repeated runs have shown; and
-where a limit on latency was set, the step must keep it.
+differs from process to process, it must leave room for the differences that runs of about this size have
+shown; and where a limit on latency was set, the step must keep it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import linear_regression
 
 import msgspec
 
@@ -18,6 +19,7 @@ from autotune.trial import Evidence, Measurement, Outcome, Trial
 from autotune.units import format_bytes, format_seconds
 
 LATENCY_QUANTILE = 0.95
+NEAR = 0.15  # memory is close to a straight line over so small a share of the batch size
 
 
 def judged(trial: Trial, spec: ProbeSpec, budget_bytes: int, earlier: Sequence[Trial]) -> Trial:
@@ -36,9 +38,9 @@ def judged(trial: Trial, spec: ProbeSpec, budget_bytes: int, earlier: Sequence[T
     if peak > budget_bytes:
         text = f"its peak of {format_bytes(peak)} is {format_bytes(peak - budget_bytes)} over the budget"
         return _refused(trial, Evidence(source="budget", text=text))
-    spread = _spread([*earlier, trial], trial.batch_size) if trial.purpose == "confirm" else 0
-    if peak + spread > budget_bytes:
-        text = f"its peak of {format_bytes(peak)} varies by {format_bytes(spread)}, which may pass the budget"
+    worst = _worst_peak([*earlier, trial], trial.batch_size) if trial.purpose == "confirm" else peak
+    if worst > budget_bytes:
+        text = f"its peak of {format_bytes(peak)} may reach {format_bytes(worst)}, as runs near this size differ"
         return _refused(trial, Evidence(source="spread", text=text))
     return _within_latency(trial, measurement, spec)
 
@@ -47,17 +49,23 @@ def _refused(trial: Trial, evidence: Evidence) -> Trial:
     return msgspec.structs.replace(trial, outcome=Outcome.OUT_OF_MEMORY, evidence=evidence)
 
 
-def _spread(trials: Sequence[Trial], batch_size: int) -> int:
-    """By how much the peak differed between equal runs: between forked children, which differ in nothing."""
-    peaks = [
-        trial.measurement.memory.peak_bytes
+def _worst_peak(trials: Sequence[Trial], batch_size: int) -> float:
+    """The peak at this size on a line through all trials of nearly this size, and the largest deviation from it.
+
+    A few runs of one size say little of how much its peak varies; those of its neighbours say the same of
+    theirs. Where peaks don't vary, this is the peak itself.
+    """
+    near = [
+        (trial.batch_size, trial.measurement.memory.peak_bytes)
         for trial in trials
-        if trial.batch_size == batch_size
-        and trial.purpose == "confirm"
-        and trial.measurement is not None
-        and not trial.fresh_process
+        if trial.measurement is not None and trial.is_plain and abs(trial.batch_size - batch_size) <= NEAR * batch_size
     ]
-    return max(peaks) - min(peaks) if peaks else 0
+    sizes, peaks = zip(*near, strict=True)
+    if len(set(sizes)) < 3:  # too few for a line and a deviation from it
+        return max(peak for size, peak in near if size == batch_size)
+    slope, start = linear_regression(sizes, peaks)
+    deviation = max(peak - (start + slope * size) for size, peak in near)
+    return round(start + slope * batch_size + max(deviation, 0.0))
 
 
 def _within_latency(trial: Trial, measurement: Measurement, spec: ProbeSpec) -> Trial:

@@ -22,7 +22,8 @@ CHECKS = 3
 
 EXPLANATION = f"""\
 The truth is the largest batch size whose ten steps stay within the budget in each of three fresh processes, found by
-doubling and bisection, without the tool. 'Share' is the tool's answer as a share of it. 'Fits
+doubling and bisection, without the tool; a range of larger sizes that fits again, as in the MLP, is not its
+maximum. 'Share' is the tool's answer as a share of it. 'Fits
 again' counts in how many of {CHECKS} more fresh processes ten steps at that answer stayed within the budget; 'peaks'
 is the smallest and the largest peak of these, as a share of the budget."""
 

@@ -10,10 +10,10 @@ from autotune.verdict import has_diverged, judged
 SPEC = ProbeSpec(workload=File(target="model.py"))
 
 
-def trial(peak: int, *, purpose="grow", number=1, fresh=False, seconds=(0.01,), loss=1.0) -> Trial:
+def trial(peak: int, *, size=8, purpose="grow", seconds=(0.01,), loss=1.0) -> Trial:
     memory = Memory(peak_bytes=peak, base_bytes=10, method="a test")
     measurement = Measurement(
-        batch_size=8,
+        batch_size=size,
         step_seconds=tuple(seconds),
         cpu_seconds=tuple(seconds),
         warmup_steps=1,
@@ -22,14 +22,13 @@ def trial(peak: int, *, purpose="grow", number=1, fresh=False, seconds=(0.01,), 
         last_loss=loss,
     )
     return Trial(
-        number=number,
-        batch_size=8,
+        number=1,
+        batch_size=size,
         purpose=purpose,
         why="",
         outcome=Outcome.FITS,
         seconds=1.0,
         measurement=measurement,
-        fresh_process=fresh,
     )
 
 
@@ -40,18 +39,30 @@ def test_a_peak_may_reach_the_budget_and_not_pass_it(peak: int, outcome: Outcome
     assert verdict.accepted is (outcome is Outcome.FITS)
 
 
-def test_a_confirmation_must_leave_room_for_the_difference_between_runs() -> None:
-    first = judged(trial(90, purpose="confirm"), SPEC, 100, [])
+def test_a_confirmation_must_leave_room_for_what_its_neighbours_deviate() -> None:
+    neighbours = [trial(peak, size=size) for size, peak in [(95, 950), (96, 960), (97, 985), (99, 990)]]
+    alone = judged(trial(980, size=98, purpose="confirm"), SPEC, 990, [])
+    assert alone.accepted
+    among_them = judged(trial(980, size=98, purpose="confirm"), SPEC, 990, neighbours)
+    assert not among_them.accepted
+    assert among_them.evidence is not None and among_them.evidence.source == "spread"
+    assert judged(trial(980, size=98, purpose="confirm"), SPEC, 1010, neighbours).accepted
+
+
+def test_where_peaks_lie_on_a_line_the_budget_is_used_to_the_last_byte() -> None:
+    neighbours = [trial(10 * size, size=size) for size in (90, 95, 97, 99)]
+    assert judged(trial(980, size=98, purpose="confirm"), SPEC, 980, neighbours).accepted
+
+
+def test_sizes_far_away_say_nothing() -> None:
+    far = [trial(5000, size=size) for size in (10, 20, 40, 80)]
+    assert judged(trial(980, size=98, purpose="confirm"), SPEC, 990, far).accepted
+
+
+def test_repeats_of_one_size_count_by_the_largest() -> None:
+    first = judged(trial(990, size=98, purpose="confirm"), SPEC, 1000, [])
     assert first.accepted
-    second = judged(trial(96, purpose="confirm"), SPEC, 100, [first])
-    assert not second.accepted
-    assert second.evidence is not None and second.evidence.source == "spread"
-    assert judged(trial(94, purpose="confirm"), SPEC, 100, [first]).accepted
-
-
-def test_the_difference_between_runs_is_that_of_equal_runs() -> None:
-    earlier = [trial(50), trial(60, purpose="confirm", fresh=True), trial(97, purpose="confirm")]
-    assert judged(trial(99, purpose="confirm", fresh=True), SPEC, 100, earlier).accepted
+    assert judged(trial(970, size=98, purpose="confirm"), SPEC, 980, [first]).accepted is False
 
 
 def test_the_limit_on_latency_refuses_but_does_not_call_it_memory() -> None:

@@ -32,13 +32,16 @@ OPEN_SECONDS = 600.0  # building a workload may compile, or read much data
 class ChildExecutor:
     """Runs trials in workers of its own. Use as a context manager, or call `close`."""
 
-    def __init__(self, spec: ProbeSpec, *, extra_free_bytes: int = 0, verbose: bool = False) -> None:
+    def __init__(
+        self, spec: ProbeSpec, *, extra_free_bytes: int = 0, verbose: bool = False, may_fork: bool = True
+    ) -> None:
         """Nothing is started yet.
 
         Args:
             spec: what to probe.
             extra_free_bytes: memory that the caller holds and its training will use, counted as free to it.
             verbose: copy what the workers print to the standard error stream.
+            may_fork: fork a child per trial where that is safe, rather than start an interpreter for each.
         """
         self._spec = spec
         self._extra_free_bytes = extra_free_bytes
@@ -46,7 +49,7 @@ class ChildExecutor:
         self._worker: WorkerProcess | None = None
         self._built: Built | None = None
         self._budget_bytes = 0
-        self._forks = False
+        self._forks = may_fork and _forks_safely(spec.device)
 
     def __enter__(self) -> ChildExecutor:
         """Itself."""
@@ -60,7 +63,6 @@ class ChildExecutor:
         """Start a worker and let it build the workload. See `Executor.open`."""
         free_bytes = host.available_bytes() + self._extra_free_bytes
         self._budget_bytes = self._spec.budget.resolve(free_bytes)
-        self._forks = _may_fork(self._spec.device)
         try:
             self._worker, self._built = self._start(self._forks)
         except StalledError:
@@ -81,17 +83,21 @@ class ChildExecutor:
 
     def run(self, request: TrialRequest | ContestRequest) -> Attempt:
         """Run a request in a child. See `Executor.run`."""
-        if isinstance(request, TrialRequest) and request.fresh_process:
+        wants_fresh = isinstance(request, TrialRequest) and request.fresh_process
+        if wants_fresh or (self._on_cpu and not self._forks):
             return self._run_once(request)
-        if not self._forks and self._on_cpu:
+        try:
+            worker = self._worker or self._start(self._forks)[0]
+        except AutotuneError as error:
+            return _could_not_start(error)
+        self._worker = worker
+        try:
+            attempt = worker.run(request, self._watch(request))
+        except StalledError:
+            self.close()
+            self._forks = False
             return self._run_once(request)
-        if self._worker is None:
-            try:
-                self._worker, _ = self._start(self._forks)
-            except AutotuneError as error:
-                return _could_not_start(error)
-        attempt = self._worker.run(request, self._watch(request))
-        if not self._worker.is_alive or (not self._forks and attempt.outcome is not Outcome.FITS):
+        if not worker.is_alive or (not self._forks and attempt.outcome is not Outcome.FITS):
             self.close()  # after a failure an allocator holds on to memory; the next trial starts level
         return attempt
 
@@ -144,6 +150,6 @@ def _could_not_start(error: AutotuneError) -> Attempt:
     return Attempt(outcome=outcome, evidence=Evidence(source="exit", text=error.message, user_traceback=trace))
 
 
-def _may_fork(device: str) -> bool:
+def _forks_safely(device: str) -> bool:
     """Only Linux forks safely here, and only before a device context exists, which the worker sees to."""
     return sys.platform == "linux" and device in ("auto", "cpu")

@@ -29,7 +29,7 @@ from autotune.executors.watchdog import Watch, Watchdog
 from autotune.trial import Evidence, Outcome
 
 WATCH_SECONDS = 0.02  # pages arrive at up to 3 GiB/s: 60 MiB between two looks
-STALL_SECONDS = 15.0  # a first step without any processor time for so long is a deadlock after a fork
+STALL_SECONDS = 15.0  # a child without processor time for so long is taken for deadlocked after its fork
 GRACE_SECONDS = 10.0  # a worker that is silent for so long after its child was ended, is ended too
 TAIL_BYTES = 4096
 
@@ -37,7 +37,7 @@ Verdict = tuple[Outcome, Evidence]
 
 
 class StalledError(Exception):
-    """The first step in a forked child made no headway: a lock that the fork left closed."""
+    """A forked child makes no headway: it waits, most likely, for threads that a fork does not bring along."""
 
 
 @dataclass
@@ -67,6 +67,7 @@ class WorkerProcess:
         """Start the process. With `hide_gpus` torch sees none, and so starts no threads for them."""
         self._log: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed in close()
         self._verbose, self._shown, self._log_start = verbose, 0, 0
+        self._forks = False
         offered = offer()
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "autotune.worker", offered.address],
@@ -97,6 +98,7 @@ class WorkerProcess:
             StalledError: it hangs in a way that a worker without forks would not.
         """
         watchdogs = [Watchdog(self._process.pid, watch)]
+        self._forks = job.forks
         try:
             self._channel.send(job)
             while not isinstance(message := self._next(), Built):
@@ -106,14 +108,18 @@ class WorkerProcess:
                     watchdogs.append(Watchdog(message.pid, watch))
                 for watchdog in watchdogs:
                     _check_opening(watchdog)
-                if job.forks and len(watchdogs) > 1 and _has_stalled(watchdogs[-1]):
-                    raise StalledError
+                if len(watchdogs) > 1:
+                    self._check_headway(watchdogs[-1])
         except ClosedError as error:
             raise self._died_while_building() from error
         return message
 
     def run(self, request: TrialRequest | ContestRequest, watch: Watch) -> Attempt:
-        """Run one request to its end."""
+        """Run one request to its end.
+
+        Raises:
+            StalledError: it hangs in a way that a worker without forks would not.
+        """
         kills = _kernel_kills()
         self._log_start = self._log_size()
         heard = _Heard(Watchdog(self._process.pid, watch))
@@ -140,11 +146,17 @@ class WorkerProcess:
         if self._is_over(heard):
             return
         if heard.verdict is None:
+            self._check_headway(heard.watchdog)
             heard.verdict, heard.judged_at = heard.watchdog.verdict(), time.monotonic()
             if heard.verdict is not None:
                 heard.watchdog.kill()
         elif time.monotonic() - heard.judged_at > GRACE_SECONDS:
             self._process.kill()
+
+    def _check_headway(self, child: Watchdog) -> None:
+        if self._forks and _has_stalled(child):
+            child.kill()
+            raise StalledError
 
     def close(self) -> None:
         """End the process and its children. May be called twice."""

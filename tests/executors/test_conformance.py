@@ -1,0 +1,125 @@
+"""What every executor promises, on the fake and the real ones alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from autotune.executors import ContestRequest, Effort, Executor, TrialRequest
+from autotune.executors.children import ChildExecutor
+from autotune.executors.fake import FakeExecutor
+from autotune.executors.inprocess import InProcessExecutor
+from autotune.spec import FileWorkload, LiveWorkload, MemoryBudget, ProbeSpec, WorkloadRef
+from autotune.trial import Outcome
+from autotune.workloads.live import LiveParts
+
+QUICK = Effort(warmup_steps=1, min_steps=2, max_steps=2, seconds=0.0)
+BUDGET_BYTES = 4 << 30
+MODEL = """
+import torch
+from torch import nn
+
+model = nn.Linear(8, 2)
+loss = nn.MSELoss()
+dataset_size = 640
+
+def make_batch(n):
+    return torch.randn(n, 8), torch.randn(n, 2)
+"""
+
+
+def spec(workload: WorkloadRef) -> ProbeSpec:
+    return ProbeSpec(workload=workload, device="cpu", budget=MemoryBudget(bytes_=BUDGET_BYTES))
+
+
+def fake(_: Path) -> Executor:
+    return FakeExecutor(budget_bytes=BUDGET_BYTES, dataset_size=640)
+
+
+def forked(path: Path) -> Executor:
+    return ChildExecutor(spec(FileWorkload(target=str(path))))
+
+
+def spawned(path: Path) -> Executor:
+    return ChildExecutor(spec(FileWorkload(target=str(path))), may_fork=False)
+
+
+def in_process(_: Path) -> Executor:
+    data = (torch.randn(640, 8), torch.randn(640, 2))
+    return InProcessExecutor(spec(LiveWorkload()), LiveParts(model=nn.Linear(8, 2), data=data, loss=nn.MSELoss()))
+
+
+@pytest.fixture(scope="module", params=[fake, forked, spawned, in_process], ids=lambda maker: maker.__name__)
+def executor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Executor]:
+    make: Callable[[Path], Executor] = request.param
+    path = tmp_path_factory.mktemp("model") / "model.py"
+    path.write_text(MODEL)
+    made = make(path)
+    made.opened = made.open()  # type: ignore[attr-defined]
+    yield made
+    made.close()
+    made.close()  # twice is allowed
+
+
+def test_opening_tells_the_facts_and_the_budget(executor: Executor) -> None:
+    opened = executor.opened  # type: ignore[attr-defined]
+    assert opened.budget_bytes == BUDGET_BYTES
+    assert opened.workload.dataset_size == 640
+    assert opened.workload.smallest_batch_size == 1
+    assert opened.workload.can_accumulate
+    assert opened.environment.device == "cpu"
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_a_trial_measures_the_batch_size_that_was_asked_for(executor: Executor, size: int) -> None:
+    attempt = executor.run(TrialRequest(batch_size=size, effort=QUICK))
+    assert attempt.outcome is Outcome.FITS
+    assert attempt.evidence is None and attempt.contest is None
+    measurement = attempt.measurement
+    assert measurement is not None
+    assert measurement.batch_size == size
+    assert len(measurement.step_seconds) == len(measurement.cpu_seconds) == 2
+    assert all(seconds > 0 for seconds in measurement.step_seconds)
+    assert 0 < measurement.memory.base_bytes <= measurement.memory.peak_bytes
+
+
+def test_a_trial_may_accumulate(executor: Executor) -> None:
+    measurement = executor.run(TrialRequest(batch_size=4, effort=QUICK, accumulation_steps=3)).measurement
+    assert measurement is not None
+    assert (measurement.batch_size, measurement.accumulation_steps) == (4, 3)
+
+
+def test_a_contest_times_each_size_in_each_round(executor: Executor) -> None:
+    contest = executor.run(ContestRequest(batch_sizes=(2, 8), seconds=0.1)).contest
+    assert contest is not None
+    assert contest.batch_sizes == (2, 8)
+    assert len(contest.rounds) >= 5
+    assert all(len(row) == 2 and min(row) > 0 for row in contest.rounds)
+
+
+def test_a_budget_that_is_too_small_is_an_outcome_or_a_peak_above_it(tmp_path: Path) -> None:
+    """The real limit on the real thing: a batch of 256 MiB under a budget of 400 MiB in all."""
+    path = tmp_path / "model.py"
+    path.write_text(MODEL.replace("nn.Linear(8, 2)", "nn.Linear(8, 4096)").replace("(n, 2)", "(n, 4096)"))
+    small = ProbeSpec(workload=FileWorkload(target=str(path)), device="cpu", budget=MemoryBudget(bytes_=400 << 20))
+    for may_fork in (True, False):
+        with ChildExecutor(small, may_fork=may_fork) as executor:
+            executor.open()
+            attempt = executor.run(TrialRequest(batch_size=16384, effort=QUICK))
+            assert attempt.outcome is Outcome.OUT_OF_MEMORY, attempt
+            lifted = executor.run(TrialRequest(batch_size=16384, effort=QUICK, enforce=False))
+            assert lifted.measurement is not None
+            assert lifted.measurement.memory.peak_bytes > 400 << 20
+
+
+def test_threads_that_were_started_before_a_fork_cost_the_forks_and_not_the_probe(tmp_path: Path) -> None:
+    """A parallel region at import time leaves a thread pool that no forked child has: its first step hangs."""
+    path = tmp_path / "model.py"
+    path.write_text(MODEL + "\ntorch.set_num_threads(2)\n(torch.randn(1000, 1000) @ torch.randn(1000, 1000)).exp()\n")
+    with ChildExecutor(spec(FileWorkload(target=str(path)))) as executor:
+        executor.open()
+        assert executor.run(TrialRequest(batch_size=64, effort=QUICK)).outcome is Outcome.FITS

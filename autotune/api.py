@@ -253,9 +253,9 @@ def _probe_in_children(
         path = Path(folder) / "parts.pickle"
         path.write_bytes(packed)
         reference = PickledWorkload(path=str(path), search_path=tuple(sys.path), name=parts.name)
-        spec = msgspec.structs.replace(spec, workload=reference)
+        worker_spec = msgspec.structs.replace(spec, workload=reference)  # results don't tell where a copy once lay
         held_bytes = host.resident_bytes(os.getpid())  # this process will train, so what it holds is its own
-        with ChildExecutor(spec, extra_free_bytes=held_bytes, verbose=verbose) as executor:
+        with ChildExecutor(worker_spec, extra_free_bytes=held_bytes, verbose=verbose) as executor:
             return _probed(spec, executor, listener, output, resume=resume, command_line=_command_line())
 
 

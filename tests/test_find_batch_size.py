@@ -190,6 +190,18 @@ def test_the_answer_goes_straight_into_a_loader_and_a_file(tmp_path: Path) -> No
     assert json.loads(saved.read_text())["schema_version"] == 1
 
 
+def test_a_probe_that_was_cut_short_can_be_resumed(tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    data = (torch.randn(64, 8), torch.randint(0, 4, (64,)))
+    options = {"loss": nn.CrossEntropyLoss(), "output": output, "quiet": True, "device": "cpu", "objective": "memory"}
+    first = autotune.find_batch_size(Everything, data, max_trials=3, **options)
+    assert not first.is_complete
+    second = autotune.find_batch_size(Everything, data, resume=True, **options)
+    assert second.is_complete
+    assert second.trials[:3] == first.trials
+    assert str(tmp_path) not in output.read_text().replace(str(output), "")
+
+
 def test_a_model_may_be_given_as_a_function_that_builds_it() -> None:
     result = autotune.find_batch_size(
         Everything, (np.zeros((32, 8), np.float32), np.zeros(32, np.int64)), loss=nn.CrossEntropyLoss(), **FEW

@@ -32,6 +32,7 @@ GROW = Effort(warmup_steps=2, min_steps=3, seconds=0.5)
 BISECT = Effort(warmup_steps=2, min_steps=3, max_steps=3, seconds=0.0)  # the peak still rises until the third step
 CONFIRM = Effort(warmup_steps=2, min_steps=8, max_steps=8, seconds=0.0)  # ten in all: sizes that pass three fail ten
 EDGE_CONFIRMATIONS = 2  # in forked children, besides the one in a fresh process for the answer
+EDGE_RESOLUTION = 0.05  # where the largest batch size is not the answer, its neighbourhood is enough
 CONTEST_SECONDS = 2.0
 MOST_CONTESTS = 4  # on a quiet machine one decides; in noise more rounds help, but not for ever
 LATENCY_STEPS = 20  # the fewest of which the 95th percentile is not simply the slowest
@@ -296,6 +297,7 @@ class Probe:
 def search_limits(spec: ProbeSpec, opened: Opened) -> Limits:
     """Where to search, from what was asked for and what the workload is."""
     size, asked = opened.workload.dataset_size, spec.max_batch_size
+    seeks_edge = spec.objective is not Objective.THROUGHPUT
     capped_by_data = size is not None and (asked is None or size < asked)
     return Limits(
         start=spec.start or 1,
@@ -304,7 +306,8 @@ def search_limits(spec: ProbeSpec, opened: Opened) -> Limits:
         cap_reason=StopReason.DATASET if capped_by_data else StopReason.CAP,
         multiple_of=spec.multiple_of,
         plateau_tolerance=spec.tolerance if spec.objective is Objective.THROUGHPUT else None,
-        confirmations=EDGE_CONFIRMATIONS,
+        confirmations=EDGE_CONFIRMATIONS if seeks_edge else 0,
+        resolution=0.0 if seeks_edge else EDGE_RESOLUTION,
     )
 
 

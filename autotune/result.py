@@ -20,7 +20,7 @@ from autotune.trial import SCHEMA_VERSION, Contest, Environment, Record, Trial, 
 class StopReason(StrEnum):
     """Why the search ended."""
 
-    EDGE = "the largest batch size that fits was found"
+    EDGE = "the border of what fits was found"
     PLATEAU = "throughput stopped rising"
     DATASET = "the whole dataset fits in one batch"
     CAP = "the maximum batch size asked for was reached"

@@ -4,7 +4,8 @@ No I/O, no clock, no torch. The rules:
 
 - Grow: double from the start, until a size is refused, throughput stops rising, or the cap is reached.
 - Shrink: if the very first sizes are refused, halve until one is accepted or the smallest is refused.
-- Bisect: halve the gap between the largest accepted and the smallest refused, to one step of `multiple_of`.
+- Bisect: halve the gap between the largest accepted and the smallest refused, to one step of `multiple_of`, or to
+  the resolution asked for.
 - Confirm: run the largest accepted again, as often as asked. A refusal counts: the size is then refused, and
   the search steps back to what is left below it.
 
@@ -45,6 +46,7 @@ class Limits:
         multiple_of: only multiples of this are tried.
         plateau_tolerance: stop growing when throughput rises by no more than this share; None to go on.
         confirmations: how many further runs the largest accepted size must pass.
+        resolution: how near to the edge bisection goes, as a share of the largest accepted; 0 finds it exactly.
     """
 
     start: int = 1
@@ -54,6 +56,7 @@ class Limits:
     multiple_of: int = 1
     plateau_tolerance: float | None = None
     confirmations: int = 0
+    resolution: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ def next_move(told: Sequence[Told], limits: Limits) -> Ask | Stop:
         return _shrink(high or smallest, smallest, limits)
     if high is None:
         return _grow(low, told, limits)
-    if high - low > limits.multiple_of:
+    if high - low > max(limits.multiple_of, limits.resolution * low):
         middle = low + _multiple_below((high - low) // 2, limits)
         return Ask(middle, Phase.BISECT, f"between {low}, which fits, and {high}, which does not")
     return _confirm(low, told, limits, StopReason.EDGE)

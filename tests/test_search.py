@@ -103,6 +103,14 @@ def test_whatever_the_answers_the_search_ends_and_replays_to_the_same_questions(
         history.append(Told(ask.batch_size, next(replies), float(ask.batch_size), float(ask.batch_size), ask.phase))
 
 
+@given(edge=st.integers(1, 1_000_000), resolution=st.floats(0.01, 0.5))
+def test_a_resolution_ends_the_bisection_near_the_edge(edge: int, resolution: float) -> None:
+    asked, _ = run_search(Limits(resolution=resolution), lambda size: size <= edge)
+    largest = max(ask.batch_size for ask in asked if ask.batch_size <= edge)
+    assert largest <= edge <= largest * (1 + resolution)
+    assert len(asked) <= math.log2(edge) + math.log2(1 / resolution) + 4
+
+
 def test_growth_stops_after_two_flat_doublings() -> None:
     limits = Limits(plateau_tolerance=0.05)
     asked, stop = run_search(limits, lambda _: True, speed=lambda size: min(size, 16))

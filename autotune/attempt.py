@@ -8,20 +8,21 @@ from __future__ import annotations
 import gc
 
 from autotune.bench import Bench
+from autotune.contest import contest
 from autotune.devices.signs import judge
 from autotune.errors import WorkloadError
 from autotune.executors import Attempt, ContestRequest, TrialRequest
-from autotune.measure import contest, measure
+from autotune.measure import measure
 from autotune.trial import Evidence, Outcome
 from autotune.workloads.tracebacks import one_line, user_traceback
 
 
-def perform(bench: Bench, request: TrialRequest | ContestRequest) -> Attempt:
+def perform(bench: Bench, request: TrialRequest | ContestRequest, *, forks: bool = False) -> Attempt:
     """Run a request in this process and turn whatever it raises into an outcome."""
     attempt: Attempt
     try:
         if isinstance(request, ContestRequest):
-            return Attempt(outcome=Outcome.FITS, contest=contest(bench, request))
+            return Attempt(outcome=Outcome.FITS, contest=contest(bench, request, forks=forks))
         return Attempt(outcome=Outcome.FITS, measurement=measure(bench, request))
     except (Exception, SystemExit, KeyboardInterrupt) as error:
         attempt = _failure(error)

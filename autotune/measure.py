@@ -1,4 +1,4 @@
-"""One trial, or one final round, in the process that it happens to be called in.
+"""One trial, in the process that it happens to be called in.
 
 Needs a bench; knows nothing of search, processes or files. Promises that each figure comes
 from steps that really ran on a batch of the size asked for, and raises whatever the user's code raises.
@@ -12,21 +12,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from autotune.bench import Bench, Step
 from autotune.devices import Device
-from autotune.executors import ContestRequest, Effort, TrialRequest
-from autotune.trial import Contest, Measurement
+from autotune.executors import Effort, TrialRequest
+from autotune.trial import Measurement
 
 BLOCK_SECONDS = 0.02
 """On a device that runs behind the host, the clock is read once in so long: a synchronisation per step would
 keep the host from running ahead, as it does in training, and so slow short steps down."""
-
-CONTEST_BLOCK_SECONDS = 0.05
-"""A turn in the final round lasts at least this long, so that the timer and the switch don't count."""
 
 
 def measure(bench: Bench, request: TrialRequest) -> Measurement:
@@ -99,34 +96,3 @@ def _number(loss: Any) -> float | None:
         return float(detach() if callable(detach) else loss)
     except (TypeError, ValueError, RuntimeError):
         return None
-
-
-def contest(bench: Bench, request: ContestRequest) -> Contest:
-    """Time several batch sizes in turns, so that whatever drifts, drifts for all of them alike.
-
-    The order is turned round every other round, so that none is always first.
-    """
-    steps = [Step(bench, size) for size in request.batch_sizes]
-    blocks = [_block_length(step, bench.device) for step in steps]
-    rounds: list[tuple[float, ...]] = []
-    end = time.perf_counter() + request.seconds
-    while len(rounds) < request.min_rounds or time.perf_counter() < end:
-        rounds.append(_round(steps, blocks, bench.device, backwards=len(rounds) % 2 == 1))
-    return Contest(batch_sizes=request.batch_sizes, rounds=tuple(rounds))
-
-
-def _block_length(step: Callable[[], Any], device: Device) -> int:
-    step()
-    device.synchronize()
-    seconds, _ = _block_seconds(step, device, 1)
-    return max(1, math.ceil(CONTEST_BLOCK_SECONDS / seconds))
-
-
-def _round(
-    steps: Sequence[Callable[[], Any]], blocks: Sequence[int], device: Device, *, backwards: bool
-) -> tuple[float, ...]:
-    order = range(len(steps))
-    seconds = dict.fromkeys(order, 0.0)
-    for j in reversed(order) if backwards else order:
-        seconds[j] = _block_seconds(steps[j], device, blocks[j])[0] / blocks[j]
-    return tuple(seconds[j] for j in order)

@@ -33,7 +33,8 @@ BISECT = Effort(warmup_steps=2, min_steps=3, max_steps=3, seconds=0.0)  # the pe
 CONFIRM = Effort(warmup_steps=2, min_steps=8, max_steps=8, seconds=0.0)  # ten in all: sizes that pass three fail ten
 EDGE_CONFIRMATIONS = 2  # in forked children, besides the one in a fresh process for the answer
 EDGE_RESOLUTION = 0.05  # where the largest batch size is not the answer, its neighbourhood is enough
-CONTEST_SECONDS = 2.0
+CONTEST_SECONDS = 3.0
+CONTEST_SHARE = 0.8  # of the free memory, for all contenders together
 MOST_CONTESTS = 4  # on a quiet machine one decides; in noise more rounds help, but not for ever
 LATENCY_STEPS = 20  # the fewest of which the 95th percentile is not simply the slowest
 
@@ -166,7 +167,7 @@ class Probe:
 
     def _hold_contest(self) -> None:
         """Time the sizes that may yet win against each other, unless there is no question or no time."""
-        names = contenders(self.trials, self.spec.tolerance)
+        names = contenders(self.trials, self.spec.tolerance, CONTEST_SHARE * self.opened.free_bytes)
         is_known = self.contest is not None and self.contest.batch_sizes == names
         if self.spec.objective is Objective.MEMORY or len(names) == 1 or is_known:
             return

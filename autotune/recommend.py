@@ -8,7 +8,9 @@ differs (measured on a busy two-core machine).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from statistics import geometric_mean
 
 from autotune.result import Recommendation
 from autotune.spec import Objective
@@ -16,7 +18,7 @@ from autotune.stats import Ratio, median, median_interval, paired_ratio
 from autotune.trial import Contest, Trial
 
 DRIFT_BETWEEN_TRIALS = 0.30  # how far two equal trials came apart, see above
-MOST_CONTENDERS = 6
+MOST_CONTENDERS = 5  # each takes turns of a quarter of a second
 
 
 def throughput(trial: Trial) -> float:
@@ -63,7 +65,7 @@ def _longest(trials: Iterable[Trial]) -> dict[int, Trial]:
     return {size: longest[size] for size in sorted(longest)}
 
 
-def contenders(trials: Iterable[Trial], tolerance: float) -> tuple[int, ...]:
+def contenders(trials: Iterable[Trial], tolerance: float, free_bytes: float = math.inf) -> tuple[int, ...]:
     """The batch sizes that may yet win once noise and drift are taken out, ascending.
 
     Where there are too many, the fastest and the smallest are kept: one of the fastest sets the mark, and the
@@ -73,6 +75,8 @@ def contenders(trials: Iterable[Trial], tolerance: float) -> tuple[int, ...]:
     speed = {size: throughput(trial) for size, trial in fitting.items()}
     mark = max(speed.values()) * (1 - tolerance) * (1 - DRIFT_BETWEEN_TRIALS)
     near = [size for size, trial in fitting.items() if throughput_interval(trial)[1] >= mark]
+    while len(near) > 2 and sum(map(_peak_bytes, (fitting[size] for size in near))) > free_bytes:
+        near.remove(min(near, key=lambda size: speed[size]))  # each holds its memory while others take their turn
     if len(near) <= MOST_CONTENDERS:
         return tuple(near)
     half = MOST_CONTENDERS // 2
@@ -81,11 +85,18 @@ def contenders(trials: Iterable[Trial], tolerance: float) -> tuple[int, ...]:
     return tuple(sorted(fastest + others[: MOST_CONTENDERS - half]))
 
 
+def _peak_bytes(trial: Trial) -> int:
+    return trial.measurement.memory.peak_bytes if trial.measurement else 0
+
+
 def contest_ratios(contest: Contest) -> dict[int, Ratio]:
-    """Throughput of each contender relative to the best of them, paired by rounds."""
+    """Throughput of each contender relative to the best of them, paired by rounds.
+
+    The best is the one that is fastest against the mean of its round.
+    """
     columns = {size: [size / seconds[j] for seconds in contest.rounds] for j, size in enumerate(contest.batch_sizes)}
-    reference = columns[contest.batch_sizes[0]]
-    best = max(columns, key=lambda size: paired_ratio(columns[size], reference).median)
+    means = [geometric_mean(speeds) for speeds in zip(*columns.values(), strict=True)]
+    best = max(columns, key=lambda size: paired_ratio(columns[size], means).median)
     return {size: paired_ratio(columns[size], columns[best]) for size in columns}
 
 
@@ -117,7 +128,7 @@ def recommend(
         tolerance: the share of the best throughput that may be given up for a smaller batch.
     """
     ratios = _ratios(speed, contest)
-    fastest = max(ratios, key=lambda size: (ratios[size].median, -size))
+    fastest = min(size for size, ratio in ratios.items() if ratio.low == ratio.high == 1)
     figures = speed if contest is None else speed | _contest_speeds(contest)
     chosen = largest_fits if objective is Objective.MEMORY else _smallest_within(ratios, tolerance)
     return Recommendation(

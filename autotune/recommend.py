@@ -68,8 +68,8 @@ def _longest(trials: Iterable[Trial]) -> dict[int, Trial]:
 def contenders(trials: Iterable[Trial], tolerance: float, free_bytes: float = math.inf) -> tuple[int, ...]:
     """The batch sizes that may yet win once noise and drift are taken out, ascending.
 
-    Where there are too many, the fastest and the smallest are kept: one of the fastest sets the mark, and the
-    smallest within reach of it wins.
+    Where there are too many, the fastest is kept, which sets the mark, and those of which it is least clear on
+    which side of the mark they are.
     """
     fitting = _longest(trials)
     speed = {size: throughput(trial) for size, trial in fitting.items()}
@@ -77,12 +77,10 @@ def contenders(trials: Iterable[Trial], tolerance: float, free_bytes: float = ma
     near = [size for size, trial in fitting.items() if throughput_interval(trial)[1] >= mark]
     while len(near) > 2 and sum(map(_peak_bytes, (fitting[size] for size in near))) > free_bytes:
         near.remove(min(near, key=lambda size: speed[size]))  # each holds its memory while others take their turn
-    if len(near) <= MOST_CONTENDERS:
-        return tuple(near)
-    half = MOST_CONTENDERS // 2
-    fastest = sorted(near, key=lambda size: -speed[size])[:half]
-    others = [size for size in near if size not in fastest]
-    return tuple(sorted(fastest + others[: MOST_CONTENDERS - half]))
+    fastest = max(near, key=lambda size: speed[size])
+    border = speed[fastest] * (1 - tolerance)
+    others = sorted((size for size in near if size != fastest), key=lambda size: abs(math.log(speed[size] / border)))
+    return tuple(sorted([fastest, *others[: MOST_CONTENDERS - 1]]))
 
 
 def _peak_bytes(trial: Trial) -> int:

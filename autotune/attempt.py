@@ -17,12 +17,12 @@ from autotune.trial import Evidence, Outcome
 from autotune.workloads.tracebacks import one_line, user_traceback
 
 
-def perform(bench: Bench, request: TrialRequest | ContestRequest, *, forks: bool = False) -> Attempt:
+def perform(bench: Bench, request: TrialRequest | ContestRequest) -> Attempt:
     """Run a request in this process and turn whatever it raises into an outcome."""
     attempt: Attempt
     try:
         if isinstance(request, ContestRequest):
-            return Attempt(outcome=Outcome.FITS, contest=contest(bench, request, forks=forks))
+            return Attempt(outcome=Outcome.FITS, contest=contest(bench, request))
         return Attempt(outcome=Outcome.FITS, measurement=measure(bench, request))
     except (Exception, SystemExit, KeyboardInterrupt) as error:
         attempt = _failure(error)

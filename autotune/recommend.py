@@ -18,7 +18,7 @@ from autotune.stats import Ratio, median, median_interval, paired_ratio
 from autotune.trial import Contest, Trial
 
 DRIFT_BETWEEN_TRIALS = 0.30  # how far two equal trials came apart, see above
-MOST_CONTENDERS = 5  # each takes turns of a quarter of a second
+MOST_CONTENDERS = 5
 
 
 def throughput(trial: Trial) -> float:
@@ -76,7 +76,7 @@ def contenders(trials: Iterable[Trial], tolerance: float, free_bytes: float = ma
     mark = max(speed.values()) * (1 - tolerance) * (1 - DRIFT_BETWEEN_TRIALS)
     near = [size for size, trial in fitting.items() if throughput_interval(trial)[1] >= mark]
     while len(near) > 2 and sum(map(_peak_bytes, (fitting[size] for size in near))) > free_bytes:
-        near.remove(min(near, key=lambda size: speed[size]))  # each holds its memory while others take their turn
+        near.remove(min(near, key=lambda size: speed[size]))  # all are in memory at the same time
     fastest = max(near, key=lambda size: speed[size])
     border = speed[fastest] * (1 - tolerance)
     others = sorted((size for size in near if size != fastest), key=lambda size: abs(math.log(speed[size] / border)))

@@ -164,7 +164,7 @@ class Server:
         enforced = isinstance(run.request, TrialRequest) and run.request.enforce
         bench.device.limit(run.budget_bytes if enforced else self._facts.total_bytes)
         try:
-            return perform(bench, run.request, forks=self._forks)
+            return perform(bench, run.request)
         finally:
             bench.device.release()
 

@@ -1,9 +1,9 @@
 """How near the recommended batch size comes to the fastest one.
 
 Needs Linux and the oracle's maxima. For each workload: the tool's answer with `--objective throughput`, against
-every power of two and every 1.5 times one up to the largest size that fits. Each size has a fresh process of its
-own, as in a training; they are timed in turns, which shows the fastest; then that one and the recommended one
-alone, since whichever looks fastest among many was in part lucky. Nothing of the package measures here.
+every power of two and every 1.5 times one up to the largest size that fits. In one fresh process all sizes are
+timed in turns, which shows the fastest; then that one and the recommended one alone, since whichever looks
+fastest among many was in part lucky. Nothing of the package measures here.
 
     python -m benchmarks.throughput [NAME ...]
 """
@@ -11,12 +11,12 @@ alone, since whichever looks fastest among many was in part lucky. Nothing of th
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -34,10 +34,10 @@ INTERVAL_RANK = 3
 1 - 2 * (1 + 12 + 66) / 2**12 (David and Nagaraja, Order Statistics, 2003, section 7.1). No one turn that something
 else disturbed can widen it."""
 
-TURN_SECONDS = 0.3
-"""A turn takes as many steps as this needs, so that neither the clock nor the switch between processes counts."""
+TURN_SECONDS = 0.1
+"""A turn takes as many steps as this needs, so that neither the clock nor the first step after a switch counts."""
 
-LEAD_STEPS = 2  # not timed, while threads wake and caches fill
+SWEEP_TIMEOUT_SECONDS = 1800.0
 
 EXPLANATION = f"""\
 'Best' is the fastest of the sizes of the sweep, by the median of {SURVEY_ROUNDS} rounds. 'Speed' is samples per
@@ -76,37 +76,16 @@ class Comparison:
     failure: str = ""
 
 
-# What runs in a fresh process of each size
-
-
-def take_turns(order: Order) -> None:
-    """Warm up, then one turn for each line that is read: prints its samples per second."""
-    workload = build(order)
-    batch, _ = one_step(workload, order)
-    _, seconds = one_step(workload, order, batch)
-    steps = max(1, math.ceil(TURN_SECONDS / seconds))
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        for _ in range(LEAD_STEPS):
-            one_step(workload, order, batch)
-        elapsed = sum(one_step(workload, order, batch)[1] for _ in range(steps))
-        print(order.batch_size * steps / elapsed, flush=True)
-
-
-# What runs around it
+# What runs in the fresh process
 
 
 def sweep(order: Order, sizes: Sequence[int], recommended: int) -> Sweep:
-    """Time all sizes in turns, each in a process of its own, then the fastest against the recommended one.
-
-    Raises:
-        RunFailedError: a process ended before its time.
-    """
-    with ExitStack() as stack:
-        turns = [_turn_in_process(replace(order, batch_size=size), stack) for size in sizes]
-        survey = _rounds(turns, SURVEY_ROUNDS)
-        best = max(range(len(sizes)), key=lambda j: median(speeds[j] for speeds in survey))
-        duel = _rounds([turns[best], turns[sizes.index(recommended)]], DUEL_ROUNDS)
+    """Time all sizes in turns, then the fastest against the recommended one."""
+    workload = build(order)
+    turns = [_turn(workload, replace(order, batch_size=size)) for size in sizes]
+    survey = _rounds(turns, SURVEY_ROUNDS)
+    best = max(range(len(sizes)), key=lambda j: median(speeds[j] for speeds in survey))
+    duel = _rounds([turns[best], turns[sizes.index(recommended)]], DUEL_ROUNDS)
     return Sweep(
         sizes=tuple(sizes),
         survey=survey,
@@ -115,24 +94,14 @@ def sweep(order: Order, sizes: Sequence[int], recommended: int) -> Sweep:
     )
 
 
-def _turn_in_process(order: Order, stack: ExitStack) -> Callable[[], float]:
-    """A function that has a fresh process take one turn; the process waits in between."""
-    command = [sys.executable, "-m", "benchmarks.throughput", order.path, "--turns", str(order.batch_size)]
-    command += ["--device", order.device, "--mode", order.mode]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    stack.enter_context(process)
-    stack.callback(process.kill)
-    assert process.stdin is not None and process.stdout is not None  # both are pipes
-    asked, answered = process.stdin, process.stdout
-    if answered.readline().strip() != "ready":
-        raise RunFailedError(f"{order.path} at batch size {order.batch_size} did not start.")
+def _turn(workload: object, order: Order) -> Callable[[], float]:
+    """A function that takes one turn at a batch size and returns its samples per second."""
+    batch, _ = one_step(workload, order)
+    _, seconds = one_step(workload, order, batch)
+    steps = max(1, math.ceil(TURN_SECONDS / seconds))
 
     def turn() -> float:
-        asked.write("\n")
-        asked.flush()
-        if not (line := answered.readline()):
-            raise RunFailedError(f"{order.path} at batch size {order.batch_size} ended.")
-        return float(line)
+        return order.batch_size * steps / sum(one_step(workload, order, batch)[1] for _ in range(steps))
 
     return turn
 
@@ -144,6 +113,9 @@ def _rounds(turns: Sequence[Callable[[], float]], rounds: int) -> tuple[tuple[fl
         step = -1 if number % 2 else 1
         found.append(tuple([turn() for turn in turns[::step]][::step]))
     return tuple(found)
+
+
+# What runs around it
 
 
 def interval(ratios: Sequence[float]) -> tuple[float, float]:
@@ -166,11 +138,22 @@ def compare(entry: Entry, device: str, cache: Path) -> Comparison:
         row = replace(row, largest=oracle_for(entry, device, cache).maximum().batch_size)
         result, seconds = probe(entry, device, "throughput")
         row = replace(row, recommended=result.batch_size, trials=len(result.trials), probe_seconds=seconds)
-        order = Order(path=str(entry.path), batch_size=1, mode=entry.mode, device=device)
-        swept = sweep(order, sweep_sizes(row.largest, row.recommended), row.recommended)
+        swept = _sweep_fresh(entry, device, sweep_sizes(row.largest, row.recommended), row.recommended)
     except (ProbeFailedError, RunFailedError) as error:
         return replace(row, failure=str(error))
     return replace(row, sweep=swept, ratios=swept.ratios)
+
+
+def _sweep_fresh(entry: Entry, device: str, sizes: Sequence[int], recommended: int) -> Sweep:
+    command = [sys.executable, "-m", "benchmarks.throughput", entry.name, "--device", device]
+    command += ["--sweep", ",".join(map(str, sizes)), "--recommended", str(recommended)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SWEEP_TIMEOUT_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise RunFailedError(f"the sweep of {entry.name} took over {SWEEP_TIMEOUT_SECONDS:.0f} s.") from error
+    if done.returncode != 0:
+        raise RunFailedError(f"the sweep of {entry.name} failed: {done.stderr.strip()[-400:]}")
+    return Sweep(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def _cells(row: Row) -> Cells:
@@ -203,10 +186,12 @@ def _summary(rows: Sequence[Row]) -> str:
 def main() -> None:
     """Compare recommendations with a sweep, for each workload named, or for all."""
     options = _parser().parse_args()
-    if options.turns:
-        take_turns(Order(path=options.names[0], batch_size=options.turns, mode=options.mode, device=options.device))
-        return
     entries = chosen(options.names)
+    if options.sweep:
+        order = Order(path=str(entries[0].path), batch_size=1, mode=entries[0].mode, device=options.device)
+        sizes = [int(size) for size in options.sweep.split(",")]
+        print(json.dumps(asdict(sweep(order, sizes, options.recommended))))
+        return
     recording = Recording(
         name=f"throughput-{options.device.partition(':')[0]}",
         title="Speed at the recommended batch size",
@@ -229,8 +214,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="the oracle's runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder to write to")
-    parser.add_argument("--turns", type=int, help=argparse.SUPPRESS)  # the batch size of a process that takes turns
-    parser.add_argument("--mode", default="train", help=argparse.SUPPRESS)
+    parser.add_argument("--sweep", help=argparse.SUPPRESS)
+    parser.add_argument("--recommended", type=int, help=argparse.SUPPRESS)
     return parser
 
 

@@ -3,6 +3,7 @@
 No I/O, no clock, no torch. The rules:
 
 - Grow: double from the start, until a size is refused, throughput stops rising, or the cap is reached.
+- Refine: on a plateau, also try halfway to either neighbour of the fastest; doublings are far apart.
 - Shrink: if the very first sizes are refused, halve until one is accepted or the smallest is refused.
 - Bisect: halve the gap between the largest accepted and the smallest refused, to one step of `multiple_of`, or to
   the resolution asked for.
@@ -21,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import pairwise
 
 from autotune.result import StopReason
 
@@ -29,6 +31,7 @@ class Phase(StrEnum):
     """Why a batch size is asked for."""
 
     GROW = "grow"
+    REFINE = "refine"
     SHRINK = "shrink"
     BISECT = "bisect"
     CONFIRM = "confirm"
@@ -102,7 +105,7 @@ class Search:
         return next_move(self.told, self.limits)
 
 
-PLATEAU_DOUBLINGS = 2  # one flat doubling can be noise; two span a factor of four
+PLATEAU_DOUBLINGS = 3  # one or two flat ones can be noise, or the last gentle rise; three span a factor of eight
 
 
 def next_move(told: Sequence[Told], limits: Limits) -> Ask | Stop:
@@ -160,9 +163,21 @@ def _grow(low: int, told: Sequence[Told], limits: Limits) -> Ask | Stop:
     if largest is not None and low >= largest:
         return _confirm(low, told, limits, limits.cap_reason)
     if _has_plateaued(told, limits.plateau_tolerance):
-        return Stop(StopReason.PLATEAU)
+        return _refine(told, limits)
     size = 2 * low if largest is None else min(2 * low, largest)
     return Ask(size, Phase.GROW, f"twice {low}" if size == 2 * low else "the largest allowed")
+
+
+def _refine(told: Sequence[Told], limits: Limits) -> Ask | Stop:
+    grown = sorted((t for t in told if t.accepted and t.phase is Phase.GROW), key=lambda t: t.batch_size)
+    asked = {t.batch_size for t in told}
+    best = max(range(len(grown)), key=lambda i: grown[i].throughput)
+    near = [t.batch_size for t in grown[max(best - 1, 0) : best + 2]]
+    for a, b in pairwise(near):
+        middle = _multiple_below((a + b) // 2, limits)
+        if a < middle < b and middle not in asked:
+            return Ask(middle, Phase.REFINE, f"between {a} and {b}, near the fastest")
+    return Stop(StopReason.PLATEAU)
 
 
 def _has_plateaued(told: Sequence[Told], tolerance: float | None) -> bool:

@@ -19,7 +19,7 @@ from autotune.errors import ResultFileError
 from autotune.spec import ProbeSpec
 from autotune.trial import SCHEMA_VERSION, Evidence, Outcome, Record, Trial
 
-Purpose = Literal["grow", "shrink", "bisect", "confirm", "target", "plan"]
+Purpose = Literal["grow", "refine", "shrink", "bisect", "confirm", "target", "plan"]
 
 
 class Header(Record, frozen=True, tag="header"):

@@ -110,7 +110,7 @@ class Trial(Record, frozen=True):
 
     number: int
     batch_size: int
-    purpose: Literal["grow", "shrink", "bisect", "confirm", "target", "plan"]
+    purpose: Literal["grow", "refine", "shrink", "bisect", "confirm", "target", "plan"]
     why: str
     outcome: Outcome
     seconds: float

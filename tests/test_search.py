@@ -111,11 +111,22 @@ def test_a_resolution_ends_the_bisection_near_the_edge(edge: int, resolution: fl
     assert len(asked) <= math.log2(edge) + math.log2(1 / resolution) + 4
 
 
-def test_growth_stops_after_two_flat_doublings() -> None:
+def test_growth_stops_after_three_flat_doublings_and_looks_around_the_fastest() -> None:
     limits = Limits(plateau_tolerance=0.05)
     asked, stop = run_search(limits, lambda _: True, speed=lambda size: min(size, 16))
-    assert [ask.batch_size for ask in asked] == [1, 2, 4, 8, 16, 32, 64]
+    assert [ask.batch_size for ask in asked if ask.phase is Phase.GROW] == [1, 2, 4, 8, 16, 32, 64, 128]
+    assert [ask.batch_size for ask in asked if ask.phase is Phase.REFINE] == [12, 24]
     assert stop.reason is StopReason.PLATEAU
+
+
+@given(multiple=st.integers(1, 50), knee=st.integers(1, 5000))
+def test_on_a_plateau_every_size_is_a_multiple_and_asked_once(multiple: int, knee: int) -> None:
+    limits = Limits(plateau_tolerance=0.05, multiple_of=multiple)
+    asked, stop = run_search(limits, lambda _: True, speed=lambda size: float(min(size, knee)))
+    sizes = [ask.batch_size for ask in asked]
+    assert stop.reason is StopReason.PLATEAU
+    assert len(set(sizes)) == len(sizes)
+    assert all(size % multiple == 0 for size in sizes)
 
 
 def test_one_slow_trial_does_not_stop_growth() -> None:
@@ -125,8 +136,9 @@ def test_one_slow_trial_does_not_stop_growth() -> None:
 
 
 def test_an_uncertain_throughput_is_not_taken_for_a_plateau() -> None:
-    history = [Told(1, True, 100, 101), Told(2, True, 98, 130), Told(4, True, 99, 131)]
-    assert isinstance(next_move(history, Limits(plateau_tolerance=0.05)), Ask)
+    history = [Told(1, True, 100, 101), Told(2, True, 98, 130), Told(4, True, 99, 131), Told(8, True, 99, 131)]
+    move = next_move(history, Limits(plateau_tolerance=0.05))
+    assert isinstance(move, Ask) and move.phase is Phase.GROW
 
 
 @pytest.mark.parametrize(("largest", "reason"), [(1797, StopReason.DATASET), (64, StopReason.CAP)])

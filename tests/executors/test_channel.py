@@ -59,8 +59,10 @@ def test_a_port_is_taken_up_with_the_token_and_by_nobody_else(monkeypatch: pytes
     monkeypatch.setattr(channel.sys, "platform", "win32")
     offered = offer()
     workers: list[Channel] = []
-    threading.Thread(target=lambda: workers.append(take(offered.address))).start()
+    worker = threading.Thread(target=lambda: workers.append(take(offered.address)))
+    worker.start()
     ours = offered.accepted()
+    worker.join()
     ours.send_packed(b"hello")
     assert workers[0].receive() == b"hello"
     for end in (ours, workers[0]):

@@ -168,7 +168,10 @@ def _why(objective: Objective, chosen: int, fastest: int, ratios: dict[int, Rati
         return "the largest that fits"
     bound = "within the latency limit " if objective is Objective.LATENCY else ""
     if chosen == fastest:
-        return f"the fastest {bound}by more than {tolerance:.0%}" if len(ratios) > 1 else f"the fastest {bound}".strip()
+        smaller = any(size < chosen for size in ratios)
+        return f"the fastest {bound}".strip() + (
+            f", every smaller one more than {tolerance:.0%} slower" if smaller else ""
+        )
     ratio = ratios[chosen]
     if ratio.median < 1 - tolerance:
         return f"the smallest {bound}that cannot be told from the fastest, {fastest}, in this much noise"

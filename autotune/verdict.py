@@ -19,6 +19,7 @@ from autotune.trial import Evidence, Measurement, Outcome, Trial
 from autotune.units import format_bytes, format_seconds
 
 LATENCY_QUANTILE = 0.95
+CAUTION = 1.5  # of n runs the largest is passed by the next with a chance of 1 in n + 1, and n is small
 NEAR = 0.15  # memory is close to a straight line over so small a share of the batch size
 
 
@@ -50,9 +51,9 @@ def _refused(trial: Trial, evidence: Evidence) -> Trial:
 
 
 def _worst_peak(trials: Sequence[Trial], batch_size: int) -> float:
-    """The peak at this size on a line through all trials of nearly this size, and the largest deviation from it.
+    """The highest peak to reckon with at this size, in bytes.
 
-    A few runs of one size say little of how much its peak varies; those of its neighbours say the same of
+    It is that on a line through all trials of nearly this size, plus `CAUTION` times their largest deviation. A few runs of one size say little of how much its peak varies; those of its neighbours say the same of
     theirs. Where peaks don't vary, this is the peak itself.
     """
     near = [
@@ -65,7 +66,7 @@ def _worst_peak(trials: Sequence[Trial], batch_size: int) -> float:
         return max(peak for size, peak in near if size == batch_size)
     slope, start = linear_regression(sizes, peaks)
     deviation = max(peak - (start + slope * size) for size, peak in near)
-    return round(start + slope * batch_size + max(deviation, 0.0))
+    return round(start + slope * batch_size + CAUTION * max(deviation, 0.0))
 
 
 def _within_latency(trial: Trial, measurement: Measurement, spec: ProbeSpec) -> Trial:

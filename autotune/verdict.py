@@ -53,8 +53,9 @@ def _refused(trial: Trial, evidence: Evidence) -> Trial:
 def _worst_peak(trials: Sequence[Trial], batch_size: int) -> float:
     """The highest peak to reckon with at this size, in bytes.
 
-    It is that on a line through all trials of nearly this size, plus `CAUTION` times their largest deviation. A few runs of one size say little of how much its peak varies; those of its neighbours say the same of
-    theirs. Where peaks don't vary, this is the peak itself.
+    It is that on a line through all trials of nearly this size, plus `CAUTION` times their largest deviation. A few
+    runs of one size say little of how much its peak varies; those of its neighbours say the same of theirs. Where
+    peaks don't vary, this is the peak itself.
     """
     near = [
         (trial.batch_size, trial.measurement.memory.peak_bytes)

@@ -8,7 +8,6 @@ into the result file, so it holds plain data only: a workload is a reference to 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
 
 from autotune.errors import UsageError
 from autotune.trial import Record
@@ -145,6 +144,3 @@ def _problems(spec: ProbeSpec) -> list[tuple[str, str]]:
             )
         )
     return found
-
-
-DeviceKind = Literal["cpu", "cuda", "mps"]

@@ -37,7 +37,7 @@ from autotune.devices.signs import judge
 from autotune.errors import AutotuneError, DeviceError, UsageError, WorkloadError
 from autotune.executors import Attempt, TrialRequest
 from autotune.executors.channel import Channel, ClosedError, pair, take
-from autotune.executors.messages import Begun, Built, Ended, Job, RefusalKind, Refused, Run, to_worker
+from autotune.executors.messages import Begun, Built, Ended, Job, RefusalKind, Refused, Run, describe_exit, to_worker
 from autotune.trial import Outcome, WorkloadFacts
 from autotune.workloads.tracebacks import one_line, user_traceback
 
@@ -272,10 +272,9 @@ def _kind(error: AutotuneError) -> RefusalKind:
 
 
 def _died(exit_code: int) -> Refused:
-    how = f"was killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exited with code {exit_code}"
     return Refused(
         kind="workload",
-        message=f"The first step {how}, without an exception.",
+        message=f"The first step {describe_exit(exit_code)}, without an exception.",
         remedy="Run one training step of this model by hand to see why.",
     )
 

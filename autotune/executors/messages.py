@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Literal
 
 import msgspec
@@ -82,3 +83,11 @@ FromWorker = Built | Refused | Begun | Attempt | Ended
 
 to_worker = msgspec.msgpack.Decoder(ToWorker)
 from_worker = msgspec.msgpack.Decoder(FromWorker)
+
+
+def describe_exit(code: int) -> str:
+    """An exit code in words: "was killed by SIGSEGV", "exited with code 3"."""
+    if code >= 0:
+        return f"exited with code {code}"
+    known = {number.value: number.name for number in signal.Signals}
+    return f"was killed by {known.get(-code, f'signal {-code}')}"

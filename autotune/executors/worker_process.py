@@ -24,7 +24,7 @@ from autotune.devices.signs import judge_exit
 from autotune.errors import AutotuneError, DeviceError, NothingFitsError, UsageError, WorkloadError
 from autotune.executors import Attempt, ContestRequest, TrialRequest
 from autotune.executors.channel import ClosedError, offer
-from autotune.executors.messages import Begun, Built, Ended, Job, Refused, Run, from_worker
+from autotune.executors.messages import Begun, Built, Ended, Job, Refused, Run, describe_exit, from_worker
 from autotune.executors.watchdog import Watch, Watchdog
 from autotune.trial import Evidence, Outcome
 
@@ -267,11 +267,3 @@ def _unexplained(exit_code: int, kills_before: int, tail: str) -> Attempt:
     last = f": {tail.splitlines()[-1]}" if tail else ""
     text = f"it {describe_exit(exit_code)} before the trial ended{last}"
     return Attempt(outcome=outcome, evidence=Evidence(source="exit", text=text))
-
-
-def describe_exit(code: int) -> str:
-    """An exit code in words: "was killed by SIGSEGV", "exited with code 3"."""
-    if code >= 0:
-        return f"exited with code {code}"
-    known = {number.value: number.name for number in signal.Signals}
-    return f"was killed by {known.get(-code, f'signal {-code}')}"

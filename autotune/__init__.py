@@ -12,6 +12,8 @@ __version__ = "0.1.0"
 __all__ = [
     "AutotuneError",
     "DeviceError",
+    "Estimate",
+    "NoForecastError",
     "NoTrialFinishedError",
     "NothingFitsError",
     "Result",
@@ -20,28 +22,33 @@ __all__ = [
     "Workload",
     "WorkloadError",
     "__version__",
+    "estimate_memory",
     "find_batch_size",
     "load_result",
 ]
 
 _HOMES = {
+    "estimate_memory": "autotune.api",
     "find_batch_size": "autotune.api",
+    "Estimate": "autotune.estimate",
     "Result": "autotune.result",
     "load_result": "autotune.result",
     "Workload": "autotune.workloads",
 }
 
 if TYPE_CHECKING:
-    from autotune.api import find_batch_size
+    from autotune.api import estimate_memory, find_batch_size
     from autotune.errors import (
         AutotuneError,
         DeviceError,
+        NoForecastError,
         NothingFitsError,
         NoTrialFinishedError,
         ResultFileError,
         UsageError,
         WorkloadError,
     )
+    from autotune.estimate import Estimate
     from autotune.result import Result, load_result
     from autotune.workloads import Workload
 

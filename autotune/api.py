@@ -1,4 +1,6 @@
-"""The two ways in: `run` for a spec, from the command line; `find_batch_size` for live objects, from Python.
+"""The ways in: `run` and `run_estimate` from the command line, `find_batch_size` and `estimate_memory` from Python.
+
+The former take a spec, the latter live objects.
 
 Needs everything below. Imports torch only where live objects are involved, whose owner has done so already.
 """
@@ -9,17 +11,19 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
 
 from autotune.errors import ResultFileError, UnsavedResultError, UsageError
 from autotune.executors import Executor
 from autotune.executors.children import ChildExecutor
+from autotune.forecast.records import Rules
 from autotune.listener import Listener, Silence
 from autotune.probe import Probe
 from autotune.result import Result
@@ -36,9 +40,11 @@ from autotune.store import FileJournal, NoJournal
 from autotune.units import parse_budget, parse_duration, parse_share
 
 if TYPE_CHECKING:
+    from autotune.estimate import Estimate, Place, Question
     from autotune.workloads.live import LiveParts
 
 Choice = TypeVar("Choice", bound=StrEnum)
+Item = TypeVar("Item", int, str)
 
 
 def run(
@@ -78,7 +84,14 @@ def _probed(
         return _with_command(result, command_line)
     _check_writable(output)
     with FileJournal(journal_path(output), spec, resume=resume) as journal:
-        probe = Probe(spec, executor, journal, listener, trials=list(journal.earlier))
+        probe = Probe(
+            spec,
+            executor,
+            journal,
+            listener,
+            trials=list(journal.earlier.trials),
+            forecasted=journal.earlier.forecasted,
+        )
         result = _with_command(probe.run(), command_line)
         _save(result, output)
     if result.is_complete:
@@ -138,6 +151,7 @@ def find_batch_size(
     max_seconds: str | float | None = None,
     max_trials: int | None = None,
     trial_timeout: str | float = 300.0,
+    forecast: bool = True,
     seed: int = 0,
     output: str | Path | None = None,
     resume: bool = False,
@@ -176,6 +190,7 @@ def find_batch_size(
         max_seconds: stop after so long with the best so far: seconds, or text like "2m".
         max_trials: stop after so many trials with the best so far.
         trial_timeout: bound on one trial: seconds, or text.
+        forecast: let a forecast of memory, made without running, guide the search.
         seed: of weights and batches that are made here.
         output: write the result to this file, with a journal beside it while the probe runs.
         resume: go on from that journal.
@@ -221,6 +236,7 @@ def find_batch_size(
         max_seconds=_seconds(max_seconds),
         max_trials=max_trials,
         trial_timeout_seconds=_seconds(trial_timeout) or 0.0,
+        forecast=forecast,
         seed=seed,
     )
     listener = Silence() if quiet else _live_lines()
@@ -228,6 +244,133 @@ def find_batch_size(
     in_process = home != "cpu" and spec.device == home
     probe_parts = _probe_in_process if in_process else partial(_probe_in_children, verbose=verbose)
     return probe_parts(spec, parts, listener, path, resume=resume)
+
+
+def run_estimate(
+    spec: ProbeSpec, question: Question, *, told: Callable[[str], None] | None = None, verbose: bool = False
+) -> Estimate:
+    """Predict the memory of what a spec describes.
+
+    Args:
+        spec: the workload and how it is built. Its device is where the model is built: the processor will do.
+        question: what is asked.
+        told: hears what is being done, in words.
+        verbose: copy what the workers print to the standard error stream.
+
+    Raises:
+        NoForecastError: the step cannot be followed without data.
+        AutotuneError: see `autotune.errors`.
+    """
+    from autotune.estimate import estimate
+
+    with ChildExecutor(spec, verbose=verbose) as executor:
+        return estimate(executor, question, told or (lambda _: None))
+
+
+def estimate_memory(
+    model: Any,
+    data: Any,
+    *,
+    loss: Callable[..., Any] | None = None,
+    optimizer: Any = None,
+    collate_fn: Callable[[list[Any]], Any] | None = None,
+    training_step: Callable[[Any], Any] | None = None,
+    inference_step: Callable[[Any], Any] | None = None,
+    batch_size: int | Sequence[int] | None = None,
+    device: str | Sequence[str] = "cuda",
+    memory: str | int | None = None,
+    precision: str | Sequence[str] = "fp32",
+    checkpointing: bool = False,
+    accumulate: int = 1,
+    mode: str = "train",
+    seed: int = 0,
+    verbose: bool = False,
+) -> Estimate:
+    """Predict the memory of a step of live objects, without running it and without the hardware.
+
+    The objects are left as they are: the forecast is made in a child process, on a copy. Those that already live on
+    a GPU are copied to it once more; pass a function that builds the model where there is no room for that.
+
+    Args:
+        model: an `nn.Module`, or a function that builds one.
+        data: as for `find_batch_size`.
+        loss: `loss(output, target)`; None where the model returns its own loss.
+        optimizer: an Optimizer over the model's parameters, or a function `parameters -> Optimizer`; AdamW
+            where it is None.
+        collate_fn: makes a batch of a list of samples, as for a DataLoader.
+        training_step: a whole step of one's own, `training_step(batch)`.
+        inference_step: a forward pass of one's own, `inference_step(batch)`.
+        batch_size: the sizes of interest; every power of two up to the largest that fits where it is None.
+        device: "cuda" (any such GPU), "cpu" (this machine's processor), or one or more GPUs such as "A100 40GB".
+        memory: what a process may use there: bytes, or text like "24GiB". Where it is None, that of the GPUs
+            named; for "cuda" that of the largest known, so that any smaller budget can be asked about; for "cpu"
+            what is free here now.
+        precision: "fp32", "bf16", "fp16", or several of them.
+        checkpointing: each precision also with the model's activation checkpointing.
+        accumulate: micro-batches in a step.
+        mode: "train" or "inference".
+        seed: of weights that are made here.
+        verbose: show on the standard error stream what the workers print.
+
+    Returns:
+        An estimate: `.peak_bytes(64)`, `.max_batch_size("24GiB")`, `.summary()`.
+
+    Raises:
+        UsageError: an argument is wrong, or the objects can't be copied to another process.
+        WorkloadError: the model cannot be built; carries the traceback.
+        NoForecastError: the step cannot be followed without data.
+    """
+    from autotune.estimate import Question
+    from autotune.workloads.live import LiveParts
+
+    parts = LiveParts(
+        model=model,
+        data=data,
+        loss=loss,
+        optimizer=optimizer,
+        collate_fn=collate_fn,
+        training_step=training_step,
+        inference_step=inference_step,
+        name=getattr(model, "__name__", type(model).__name__),
+    )
+    rules = Rules.CPU if device == "cpu" else Rules.CUDA
+    question = Question(
+        places=_places(device, memory),
+        precisions=tuple(_choice(Precision, text, "precision") for text in _several(precision)),
+        batch_sizes=() if batch_size is None else tuple(_several(batch_size)),
+        most_sizes=None,
+        checkpointing=checkpointing,
+        accumulation_steps=accumulate,
+        mode=_choice(Mode, mode, "mode"),
+        rules=rules,
+    )
+    with _in_a_file(parts) as reference:
+        home = _device_of(model)
+        spec = ProbeSpec(
+            workload=reference, device=home, mode=question.mode, precision=question.precisions[0], seed=seed
+        )
+        return run_estimate(spec, question, verbose=verbose)
+
+
+def _places(device: str | Sequence[str], memory: str | int | None) -> tuple[Place, ...]:
+    """Where a step might run. "cuda" alone stands for the GPU with the most memory."""
+    from autotune.estimate import card_place, free_here, place_of
+    from autotune.forecast.cards import CARDS, find_card
+
+    if memory is not None and device in ("cuda", "cpu"):
+        return (place_of(memory, Rules(device)),)
+    if memory is not None:
+        raise UsageError("memory= is given beside a GPU, which has its own.", remedy='Leave one out, or device="cuda".')
+    if device == "cpu":
+        return (free_here(),)
+    if device == "cuda":
+        return (card_place(max(CARDS, key=lambda card: card.total_bytes)),)
+    return tuple(card_place(find_card(name)) for name in _several(device))
+
+
+def _several(value: Item | Sequence[Item]) -> Sequence[Item]:
+    """One thing, text among them, or several."""
+    return value if isinstance(value, Sequence) and not isinstance(value, str) else cast("Sequence[Item]", (value,))
 
 
 def _probe_in_process(
@@ -246,17 +389,28 @@ def _probe_in_children(
     spec: ProbeSpec, parts: LiveParts, listener: Listener, output: Path | None, *, resume: bool, verbose: bool
 ) -> Result:
     from autotune.devices import host
+
+    with _in_a_file(parts) as reference:
+        worker_spec = msgspec.structs.replace(spec, workload=reference)  # results don't tell where a copy once lay
+        held_bytes = host.resident_bytes(os.getpid())  # this process will train, so what it holds is its own
+        with ChildExecutor(worker_spec, extra_free_bytes=held_bytes, verbose=verbose) as executor:
+            return _probed(spec, executor, listener, output, resume=resume, command_line=_command_line())
+
+
+@contextmanager
+def _in_a_file(parts: LiveParts) -> Iterator[PickledWorkload]:
+    """A copy of the caller's objects in a file, for other processes, for as long as it is entered.
+
+    Raises:
+        UsageError: a part cannot be copied to another process.
+    """
     from autotune.workloads.live import pack
 
     packed = pack(parts)
     with tempfile.TemporaryDirectory(prefix="autotune-") as folder:
         path = Path(folder) / "parts.pickle"
         path.write_bytes(packed)
-        reference = PickledWorkload(path=str(path), search_path=tuple(sys.path), name=parts.name)
-        worker_spec = msgspec.structs.replace(spec, workload=reference)  # results don't tell where a copy once lay
-        held_bytes = host.resident_bytes(os.getpid())  # this process will train, so what it holds is its own
-        with ChildExecutor(worker_spec, extra_free_bytes=held_bytes, verbose=verbose) as executor:
-            return _probed(spec, executor, listener, output, resume=resume, command_line=_command_line())
+        yield PickledWorkload(path=str(path), search_path=tuple(sys.path), name=parts.name)
 
 
 def _device_of(model: Any) -> str:

@@ -11,26 +11,31 @@ from autotune.bench import Bench
 from autotune.contest import contest
 from autotune.devices.signs import judge
 from autotune.errors import WorkloadError
-from autotune.executors import Attempt, ContestRequest, TrialRequest
+from autotune.executors import Attempt, ContestRequest, Request, TrialRequest
 from autotune.measure import measure
 from autotune.trial import Evidence, Outcome
 from autotune.workloads.tracebacks import one_line, user_traceback
 
 
-def perform(bench: Bench, request: TrialRequest | ContestRequest) -> Attempt:
+def perform(bench: Bench, request: Request) -> Attempt:
     """Run a request in this process and turn whatever it raises into an outcome."""
     attempt: Attempt
     try:
         if isinstance(request, ContestRequest):
             return Attempt(outcome=Outcome.FITS, contest=contest(bench, request))
-        return Attempt(outcome=Outcome.FITS, measurement=measure(bench, request))
+        if isinstance(request, TrialRequest):
+            return Attempt(outcome=Outcome.FITS, measurement=measure(bench, request))
+        from autotune.forecast.answer import answer  # only where it is asked for: it reaches deep into torch
+
+        return Attempt(outcome=Outcome.FITS, forecast=answer(bench, request))
     except (Exception, SystemExit, KeyboardInterrupt) as error:
-        attempt = _failure(error)
+        attempt = failed(error)
     gc.collect()  # outside the handler: until it ends, the traceback holds the step's tensors
     return attempt
 
 
-def _failure(error: BaseException) -> Attempt:
+def failed(error: BaseException) -> Attempt:
+    """The attempt that an exception makes."""
     outcome = judge(error)
     if isinstance(error, WorkloadError) and outcome is Outcome.FAILED:  # found by our checks, and said in our words
         text, trace = f"{error.message} {error.remedy}", error.user_traceback

@@ -14,7 +14,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,16 +22,20 @@ import click
 
 from autotune import __version__
 from autotune.errors import EXIT_INTERRUPTED, AutotuneError, UnsavedResultError, UsageError, WorkloadError
-from autotune.units import parse_budget, parse_duration, parse_share
+from autotune.units import parse_budget, parse_bytes, parse_duration, parse_share
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from autotune.estimate import Estimate, Place, Question
     from autotune.listener import Listener
     from autotune.result import Result
     from autotune.spec import ClassWorkload, FileWorkload, ProbeSpec
 
 PROGRAM = "autotune"
+
+_PRECISIONS = ["fp32", "bf16", "fp16"]
+_USUAL_GPUS = ("T4", "RTX 4090", "A100 40GB", "H100")  # 16 to 80 GB: what clouds rent out, and one at home
 
 _NAME_COLUMNS = 28  # of the help, the same in every section
 
@@ -40,11 +44,20 @@ Exit codes:
   0    done
   1    the model's own code raised
   2    an option or an argument is wrong
-  3    no batch size fits the memory budget
+  3    no batch size fits, or a predicted peak is over --fail-over
   4    the device is not there
   5    a result or a journal cannot be read or written
   6    no trial finished
+  7    no forecast: the step cannot be followed without data
   130  interrupted; the best so far is shown, if there is one"""
+
+_ESTIMATE_EXAMPLES = """\b
+Examples:
+  autotune estimate model.py --gpu "A100 40GB" --gpu "RTX 4090"
+  autotune estimate model.py --device-memory 24GiB --checkpointing
+  autotune estimate model.py --batch-size 64 --precision bf16 --fail-over 20GiB
+  autotune estimate model.py --device cpu --json
+  BATCH_SIZE=$(autotune estimate model.py --gpu H100 --precision bf16 --quiet)"""
 
 _EXAMPLES = """\b
 Examples:
@@ -73,6 +86,33 @@ _TARGET_HELP = (
     "cannot. Anything else describes what a class learns: class:1000, or float:5. May be given once for each."
 )
 
+_CLASS_OPTIONS = [
+    click.Option(
+        ["--input", "inputs"],
+        metavar="SHAPE",
+        multiple=True,
+        help="One sample's shape, such as 3x224x224, or int:30000:128 for 128 numbers below 30000. Repeat it for "
+        "a model of several inputs.",
+    ),
+    click.Option(
+        ["--arg", "arguments"],
+        metavar="NAME=VALUE",
+        multiple=True,
+        help="An argument of the constructor, such as num_classes=10. May be repeated.",
+    ),
+]
+_MODE = click.Option(
+    ["--mode"],
+    type=click.Choice(["train", "inference"]),
+    default="train",
+    show_default=True,
+    help="Forward, backward and optimizer, or forward alone.",
+)
+_SEED = click.Option(
+    ["--seed"], type=int, metavar="N", default=0, show_default=True, help="Seed of all random numbers."
+)
+_VERBOSE = click.Option(["--verbose"], is_flag=True, help="Show what the model's own code prints.")
+
 _SECTIONS: dict[str, list[click.Option]] = {
     "Question": [
         click.Option(
@@ -98,32 +138,12 @@ _SECTIONS: dict[str, list[click.Option]] = {
         ),
         click.Option(["--target", "targets"], metavar="N|KIND", multiple=True, help=_TARGET_HELP),
     ],
-    "Model given as a class": [
-        click.Option(
-            ["--input", "inputs"],
-            metavar="SHAPE",
-            multiple=True,
-            help="One sample's shape, such as 3x224x224, or int:30000:128 for 128 numbers below 30000. Repeat it for "
-            "a model of several inputs.",
-        ),
-        click.Option(
-            ["--arg", "arguments"],
-            metavar="NAME=VALUE",
-            multiple=True,
-            help="An argument of the constructor, such as num_classes=10. May be repeated.",
-        ),
-    ],
+    "Model given as a class": _CLASS_OPTIONS,
     "Step": [
-        click.Option(
-            ["--mode"],
-            type=click.Choice(["train", "inference"]),
-            default="train",
-            show_default=True,
-            help="Forward, backward and optimizer, or forward alone.",
-        ),
+        _MODE,
         click.Option(
             ["--precision"],
-            type=click.Choice(["fp32", "bf16", "fp16"]),
+            type=click.Choice(_PRECISIONS),
             default="fp32",
             show_default=True,
             help="Number format of the forward pass.",
@@ -131,9 +151,7 @@ _SECTIONS: dict[str, list[click.Option]] = {
         click.Option(["--compile"], is_flag=True, help="Run the model through torch.compile."),
         click.Option(["--device"], default="auto", show_default=True, help="cpu, cuda, cuda:1, mps or auto."),
         click.Option(["--threads"], type=int, metavar="N", help="Processor threads.  [default: torch's own choice]"),
-        click.Option(
-            ["--seed"], type=int, metavar="N", default=0, show_default=True, help="Seed of all random numbers."
-        ),
+        _SEED,
     ],
     "Limits": [
         click.Option(
@@ -165,6 +183,13 @@ _SECTIONS: dict[str, list[click.Option]] = {
             help="Give up a batch size that takes longer than this.",
         ),
     ],
+    "Search": [
+        click.Option(
+            ["--forecast/--no-forecast"],
+            default=True,
+            help="Let a forecast of memory, made without running, guide the search.  [default: forecast]",
+        ),
+    ],
     "Output": [
         click.Option(
             ["--output"],
@@ -174,18 +199,94 @@ _SECTIONS: dict[str, list[click.Option]] = {
         ),
         click.Option(["--resume"], is_flag=True, help="Go on from the journal of --output."),
         click.Option(["--quiet"], is_flag=True, help="Print the recommended batch size and nothing else."),
-        click.Option(["--verbose"], is_flag=True, help="Show what the model's own code prints."),
+        _VERBOSE,
+    ],
+}
+
+_ESTIMATE_SECTIONS: dict[str, list[click.Option]] = {
+    "Hardware": [
+        click.Option(
+            ["--gpu", "gpus"],
+            metavar="NAME",
+            multiple=True,
+            help="A GPU that need not be here, such as 'A100 40GB'. May be repeated.  [default: a few usual ones]",
+        ),
+        click.Option(["--gpus", "all_gpus"], type=click.Choice(["all"]), help="Every GPU that is known here."),
+        click.Option(
+            ["--device-memory", "memory_bytes"],
+            metavar="SIZE",
+            callback=_read_by(parse_bytes),
+            help="The memory of some other device, such as 24GiB, CUDA's own context included.",
+        ),
+        click.Option(
+            ["--device"],
+            type=click.Choice(["cuda", "cpu"]),
+            default="cuda",
+            show_default=True,
+            help="A GPU, or this machine's processor.",
+        ),
+    ],
+    "Step": [
+        click.Option(
+            ["--batch-size", "batch_sizes"],
+            type=click.IntRange(min=1),
+            metavar="N",
+            multiple=True,
+            help="May be repeated.  [default: powers of two up to the largest that fits]",
+        ),
+        _MODE,
+        click.Option(
+            ["--precision", "precisions"],
+            type=click.Choice(_PRECISIONS),
+            multiple=True,
+            help="Number format of the forward pass. May be repeated.  [default: all; fp32 for --quiet, --fail-over]",
+        ),
+        click.Option(
+            ["--checkpointing"], is_flag=True, help="Also with the model's own switch for activation checkpointing."
+        ),
+        click.Option(
+            ["--accumulate", "accumulation_steps"],
+            type=click.IntRange(min=1),
+            metavar="N",
+            default=1,
+            show_default=True,
+            help="Micro-batches in a step; batch sizes are then theirs.",
+        ),
+        _SEED,
+    ],
+    "Model given as a class": [
+        *_CLASS_OPTIONS,
+        click.Option(["--target", "answer"], metavar="KIND", help="What the class learns: class:1000, or float:5."),
+    ],
+    "Output": [
+        click.Option(["--json", "as_json"], is_flag=True, help="Print JSON, whose keys the README lists."),
+        click.Option(
+            ["--fail-over", "limit_bytes"],
+            metavar="SIZE",
+            callback=_read_by(parse_bytes),
+            help="With --batch-size: end with code 3 where a predicted peak and its margin exceed this size.",
+        ),
+        click.Option(["--quiet"], is_flag=True, help="Print the largest batch size alone, one line for each device."),
+        _VERBOSE,
     ],
 }
 
 
 class _SectionedCommand(click.Command):
-    """A command whose help lists its options under the headings of `_SECTIONS`."""
+    """A command whose help lists its options under headings."""
+
+    def __init__(
+        self, *, sections: dict[str, list[click.Option]], params: list[click.Parameter], **settings: Any
+    ) -> None:
+        """Take a target, and the options of all sections."""
+        options = itertools.chain(*sections.values())
+        super().__init__(params=[click.Argument(["target"]), *options, *params], **settings)
+        self._sections = sections
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the sections, and the help option in the last."""
         help_option = self.get_help_option(ctx)
-        for title, options in _SECTIONS.items():
+        for title, options in self._sections.items():
             shown = [*options, help_option] if title == "Output" and help_option else options
             with formatter.section(title):
                 formatter.write_dl(
@@ -218,7 +319,7 @@ def cli(ctx: click.Context) -> None:
 
 @cli.command(
     cls=_SectionedCommand,
-    params=[click.Argument(["target"]), *itertools.chain(*_SECTIONS.values())],
+    sections=_SECTIONS,
     epilog=f"{_EXAMPLES}\n\n{_EXIT_CODES}",
 )
 def probe(*, target: str, output: Path | None, resume: bool, quiet: bool, verbose: bool, **options: Any) -> int:
@@ -245,6 +346,33 @@ def probe(*, target: str, output: Path | None, resume: bool, quiet: bool, verbos
     return _conclude(result, output, quiet=quiet)
 
 
+@cli.command(
+    cls=_SectionedCommand,
+    sections=_ESTIMATE_SECTIONS,
+    epilog=f"{_ESTIMATE_EXAMPLES}\n\n{_EXIT_CODES}",
+)
+def estimate(
+    *, target: str, as_json: bool, limit_bytes: int | None, quiet: bool, verbose: bool, **options: Any
+) -> None:
+    """Predict a step's memory without running it, for hardware that need not be here.
+
+    TARGET is what `probe` takes. The step is followed with tensors that have shapes but no data, so this takes
+    seconds and needs no GPU. What it prints is predicted; `probe` measures.
+    """
+    if limit_bytes is not None and not options["batch_sizes"]:
+        raise UsageError("--fail-over needs --batch-size.", remedy="Name the batch size that shall fit.")
+    if not (options["gpus"] or options["all_gpus"] or options["memory_bytes"]):
+        options["memory_bytes"] = limit_bytes  # a device of that size is what is asked about
+    spec, question = _question(target, one_precision=quiet or limit_bytes is not None, **options)
+    from autotune.api import run_estimate
+
+    with _saying(quiet=quiet or verbose) as told:
+        found = run_estimate(spec, question, told=told, verbose=verbose)
+    _print_estimate(found, as_json=as_json, quiet=quiet)
+    if limit_bytes is not None:
+        found.check_within(limit_bytes)
+
+
 @cli.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--quiet", is_flag=True, help="Print the recommended batch size and nothing else.")
@@ -263,6 +391,55 @@ def _spec(target: str, *, targets: tuple[str, ...], **options: Any) -> ProbeSpec
     for name, kind in (("mode", Mode), ("objective", Objective), ("precision", Precision)):
         options[name] = kind(options[name])
     return ProbeSpec(workload=workload, target=number, **options)
+
+
+def _question(
+    target: str,
+    *,
+    gpus: tuple[str, ...],
+    all_gpus: str | None,
+    memory_bytes: int | None,
+    device: str,
+    precisions: tuple[str, ...],
+    one_precision: bool,
+    mode: str,
+    seed: int,
+    inputs: tuple[str, ...],
+    arguments: tuple[str, ...],
+    answer: str | None,
+    **options: Any,
+) -> tuple[ProbeSpec, Question]:
+    """The workload, built on the processor, and what is asked of it."""
+    from autotune.estimate import Question
+    from autotune.forecast.records import Rules
+    from autotune.spec import Mode, Precision, ProbeSpec
+
+    names = precisions or (_PRECISIONS[:1] if one_precision else _PRECISIONS)
+    question = Question(
+        places=_places(gpus, all_gpus, memory_bytes, device),
+        precisions=tuple(Precision(name) for name in dict.fromkeys(names)),
+        mode=Mode(mode),
+        rules=Rules(device),
+        **options,
+    )
+    workload = _workload(target, inputs, answer, arguments)
+    spec = ProbeSpec(workload=workload, device="cpu", mode=question.mode, precision=question.precisions[0], seed=seed)
+    return spec, question
+
+
+def _places(gpus: tuple[str, ...], all_gpus: str | None, memory_bytes: int | None, device: str) -> tuple[Place, ...]:
+    """Where the step might run: what was named, or else what is usual."""
+    from autotune.estimate import card_place, free_here, place_of
+    from autotune.forecast.cards import CARDS, find_card
+    from autotune.forecast.records import Rules
+
+    if device == "cpu" and (gpus or all_gpus):
+        raise UsageError("--device cpu and a GPU are named together.", remedy="Leave one of them out.")
+    other = () if memory_bytes is None else (place_of(memory_bytes, Rules(device)),)
+    if device == "cpu":
+        return other or (free_here(),)
+    cards = CARDS if all_gpus else [find_card(name) for name in gpus or (() if other else _USUAL_GPUS)]
+    return (*other, *map(card_place, cards))
 
 
 def _split_targets(targets: tuple[str, ...]) -> tuple[int | None, str | None]:
@@ -326,6 +503,34 @@ def _conclude(result: Result, output: Path | None, *, quiet: bool) -> int:
             click.echo()  # sets the answer apart from the lines above it
     _print_result(result, quiet=quiet)
     return EXIT_INTERRUPTED if interrupted else 0
+
+
+def _print_estimate(found: Estimate, *, as_json: bool, quiet: bool) -> None:
+    from autotune.reports.estimate import as_json as written
+    from autotune.reports.estimate import report
+    from autotune.reports.terminal import WIDEST_TEXT
+
+    if as_json:
+        click.echo(written(found))
+    elif quiet:
+        click.echo("\n".join(map(str, found.largest_batch_sizes())))
+    else:
+        console = _console()
+        width = min(console.width, WIDEST_TEXT)
+        console.print(report(found, width), width=width)
+
+
+@contextlib.contextmanager
+def _saying(*, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Say on a terminal what is being done, on one line that goes away."""
+    from autotune.reports.words import printable
+
+    console = _console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda _: None
+        return
+    with console.status("") as status:
+        yield lambda text: status.update(printable(text))
 
 
 def _print_result(result: Result, *, quiet: bool) -> None:

@@ -10,6 +10,7 @@ Needs nothing, so that any module may raise. The tree:
       ResultFileError       (5)  a result or a journal cannot be read or written
         UnsavedResultError  (5)  ... and the result is there, carried by the error
       NoTrialFinishedError  (6)  every trial timed out, crashed or reached a kernel limit
+      NoForecastError       (7)  a step cannot be followed without data
 
 One handler in `cli.main` prints them, as one line and a remedy, without a traceback of ours.
 """
@@ -86,3 +87,9 @@ class NoTrialFinishedError(AutotuneError):
     """Every trial timed out, crashed or reached a kernel limit, so there is no answer to give."""
 
     exit_code = 6
+
+
+class NoForecastError(AutotuneError):
+    """A step cannot be followed without data, so its memory cannot be forecast; the message says why."""
+
+    exit_code = 7

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from autotune.executors import Opened
+from autotune.forecast.records import Forecast
 from autotune.result import Result
 from autotune.spec import ProbeSpec
 from autotune.trial import Trial
@@ -27,6 +28,14 @@ class Listener(Protocol):
 
     def trial_ended(self, trial: Trial) -> None:
         """The trial has ended and is in the journal."""
+        ...
+
+    def forecast_started(self) -> None:
+        """Peak memory is about to be forecast, which takes a second or a few."""
+        ...
+
+    def forecast_ended(self, forecast: Forecast | None, edge: int | None, why_not: str) -> None:
+        """The forecast is there, with the largest batch size that it lets fit; or else why there is none."""
         ...
 
     def contest_started(self, batch_sizes: tuple[int, ...]) -> None:
@@ -55,6 +64,12 @@ class Silence:
         """Say nothing."""
 
     def trial_ended(self, trial: Trial) -> None:
+        """Say nothing."""
+
+    def forecast_started(self) -> None:
+        """Say nothing."""
+
+    def forecast_ended(self, forecast: Forecast | None, edge: int | None, why_not: str) -> None:
         """Say nothing."""
 
     def contest_started(self, batch_sizes: tuple[int, ...]) -> None:

@@ -16,13 +16,15 @@ import msgspec
 
 from autotune.cautions import cautions
 from autotune.errors import NothingFitsError, NoTrialFinishedError, ResultFileError, UsageError, WorkloadError
-from autotune.executors import ContestRequest, Effort, Executor, Opened, TrialRequest
+from autotune.executors import ContestRequest, Effort, Executor, ForecastRequest, Opened, TrialRequest
+from autotune.forecast.records import Forecast, Rules
+from autotune.guide import hint, measured_peaks, predicted_peak
 from autotune.listener import Listener
 from autotune.recommend import contenders, is_decided, merged, recommend, speeds, throughput, throughput_interval
 from autotune.result import Edge, Recommendation, Result, StopReason, TargetAnswer
-from autotune.search import Ask, Limits, Phase, Search, Told, bounds
+from autotune.search import Ask, Limits, Phase, Search, Stop, Told, bounds
 from autotune.spec import Objective, ProbeSpec
-from autotune.store import Journal, Line, NoJournal, Purpose, TrialBegan, TrialEnded, TrialInterrupted
+from autotune.store import Forecasted, Journal, Line, NoJournal, Purpose, TrialBegan, TrialEnded, TrialInterrupted
 from autotune.target import answer_target
 from autotune.trial import Contest, Outcome, Trial
 from autotune.units import format_bytes
@@ -48,6 +50,7 @@ class Probe:
     journal: Journal
     listener: Listener
     trials: list[Trial] = field(default_factory=list)
+    forecasted: Forecasted | None = None
     contest: Contest | None = None
     started: float = field(default_factory=time.monotonic)
 
@@ -96,7 +99,7 @@ class Probe:
             self.contest = self.contest if self.ask_trial(ask, CONFIRM, fresh_process=True).accepted else None
 
     def _search_to_its_end(self) -> StopReason:
-        while isinstance(move := self.search.ask(), Ask):
+        while isinstance(move := self._next_move(), Ask):
             if (spent := self._spent()) is not None and self.trials:  # one trial at least, whatever was allowed
                 if not self.speeds():
                     raise _nothing_yet(spent)
@@ -105,6 +108,36 @@ class Probe:
         if move.reason is None:
             raise self._nothing_accepted()
         return move.reason
+
+    def _next_move(self) -> Ask | Stop:
+        """What the search asks next, guided by a forecast once a trial can correct it."""
+        wanted = self.spec.forecast and self.spec.objective is not Objective.LATENCY
+        if wanted and self.forecasted is None and measured_peaks(self.trials):
+            self._forecast()
+        return self.search.ask(hint(self._known_forecast, self.trials, self.opened.budget_bytes))
+
+    @property
+    def _known_forecast(self) -> Forecast | None:
+        return self.forecasted.forecast if self.forecasted else None
+
+    def _forecast(self) -> None:
+        """Ask for a forecast, in a child of its own: whatever goes wrong there costs the forecast, not the probe."""
+        self.listener.forecast_started()
+        batch_size, peak_bytes = max(measured_peaks(self.trials))
+        attempt = self.executor.run(
+            ForecastRequest(
+                batch_sizes=(self.opened.workload.smallest_batch_size, batch_size),
+                budgets_bytes=(self.opened.budget_bytes,),
+                largest=self.search.limits.largest,
+                measured=(batch_size, round(peak_bytes)),
+                rules=Rules.CUDA if self.opened.environment.device.startswith("cuda") else Rules.CPU,
+            )
+        )
+        why_not = "" if attempt.forecast else attempt.evidence.text if attempt.evidence else attempt.outcome.value
+        self.forecasted = Forecasted(forecast=attempt.forecast, why_not=why_not)
+        self._write(self.forecasted)
+        where = hint(attempt.forecast, self.trials, self.opened.budget_bytes)
+        self.listener.forecast_ended(attempt.forecast, where.edge if where else None, why_not)
 
     def ask_trial(self, ask: Ask, effort: Effort, *, fresh_process: bool = False) -> Trial:
         """Run the trial that the search asks for, and tell the search."""
@@ -142,8 +175,9 @@ class Probe:
             measurement=attempt.measurement,
             evidence=attempt.evidence,
             fresh_process=request.fresh_process,
+            forecast_bytes=predicted_peak(self._known_forecast, self.trials, request.batch_size),
         )
-        return judged(trial, self.spec, self.opened.budget_bytes, self.trials)
+        return judged(trial, self.spec, self.opened.budget_bytes, self.trials, self._known_forecast)
 
     def _taken(self, trial: Trial) -> Trial:
         self._write(TrialEnded(trial=trial))
@@ -244,6 +278,8 @@ class Probe:
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
             contest=self.contest,
             target=target,
+            forecast=self._known_forecast,
+            no_forecast=self.forecasted.why_not if self.forecasted else "",
             isolated=self.opened.isolated,
             warnings=cautions(self.trials, self.opened, confirmed=confirmed),
         )

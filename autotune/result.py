@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 
 from autotune.errors import ResultFileError
+from autotune.forecast.records import Forecast
 from autotune.spec import ProbeSpec
 from autotune.trial import SCHEMA_VERSION, Contest, Environment, Record, Trial, WorkloadFacts
 
@@ -89,7 +90,10 @@ class Recommendation(Record, frozen=True):
 
 
 class Result(Record, frozen=True):
-    """All that a probe found. `budget_bytes` is what the training process may use in all."""
+    """All that a probe found. `budget_bytes` is what the training process may use in all.
+
+    Where `forecast` is None, `no_forecast` says why; both are empty where none was asked for.
+    """
 
     spec: ProbeSpec
     environment: Environment
@@ -104,6 +108,8 @@ class Result(Record, frozen=True):
     created_at: str
     contest: Contest | None = None
     target: TargetAnswer | None = None
+    forecast: Forecast | None = None
+    no_forecast: str = ""
     isolated: bool = True
     warnings: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION

@@ -7,6 +7,9 @@ No I/O, no clock, no torch. The rules:
 - Shrink: if the very first sizes are refused, halve until one is accepted or the smallest is refused.
 - Bisect: halve the gap between the largest accepted and the smallest refused, to one step of `multiple_of`, or to
   the resolution asked for.
+- Guided, where a forecast says where the edge lies: go there at once, a little short of it the first time, then to
+  the edge and its successor. A forecast may be wrong, so a guess is followed only where even the worst answer to it
+  leaves the search within `SLACK` questions of what it would have asked without.
 - Confirm: run the largest accepted again, as often as asked. A refusal counts: the size is then refused, and
   the search steps back to what is left below it.
 
@@ -14,17 +17,24 @@ What holds, whatever the answers: every size asked for is a multiple of `multipl
 and the cap; nothing at or above a refused size is asked for; an accepted size is asked for again only to
 confirm it; the number of questions is logarithmic in the answer, plus a constant for each stepping back.
 
-`Search` keeps the history and nothing else, so a journal replays to the same questions.
+`Search` keeps the history and nothing else, so a journal replays to the same questions, given the same hints.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
 
 from autotune.result import StopReason
+
+SHORT_OF_EDGE = 0.05
+"""The first guess stays so far below the forecast edge: a refusal tells less than a peak, and costs more."""
+
+SLACK = 2
+"""How many questions more than plain doubling and bisection a forecast may cost at worst."""
 
 
 class Phase(StrEnum):
@@ -60,6 +70,14 @@ class Limits:
     plateau_tolerance: float | None = None
     confirmations: int = 0
     resolution: float = 0.0
+
+
+@dataclass(frozen=True)
+class Hint:
+    """Where a forecast puts the largest size that fits; `is_close` where a trial near it has corrected the forecast."""
+
+    edge: int
+    is_close: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,9 +118,12 @@ class Search:
         """Take in what came of a batch size, asked for or not."""
         self.told.append(told)
 
-    def ask(self) -> Ask | Stop:
+    def ask(self, hint: Hint | None = None) -> Ask | Stop:
         """The next batch size to try, or that the search is over."""
-        return next_move(self.told, self.limits)
+        move = next_move(self.told, self.limits)
+        if hint is None or not isinstance(move, Ask) or move.phase not in (Phase.GROW, Phase.BISECT):
+            return move
+        return guided(move, hint, self.told, self.limits)
 
 
 PLATEAU_DOUBLINGS = 3  # one or two flat ones can be noise, or the last gentle rise; three span a factor of eight
@@ -121,9 +142,98 @@ def next_move(told: Sequence[Told], limits: Limits) -> Ask | Stop:
     if high is None:
         return _grow(low, told, limits)
     if high - low > max(limits.multiple_of, limits.resolution * low):
-        middle = low + _multiple_below((high - low) // 2, limits)
-        return Ask(middle, Phase.BISECT, f"between {low}, which fits, and {high}, which does not")
+        return _bisect(low, high, limits)
     return _confirm(low, told, limits, StopReason.EDGE)
+
+
+def guided(move: Ask, hint: Hint, told: Sequence[Told], limits: Limits) -> Ask:
+    """The guess that a hint suggests in place of a plain move, if that can cost little."""
+    low, high = bounds(told)
+    if low is None or (high is None and limits.plateau_tolerance is not None and move.batch_size <= hint.edge):
+        return move  # speeds are compared over doublings, up to where memory ends
+    guess = _guess(hint, low, high, limits)
+    if guess in (low, high) or guess == move.batch_size or not _is_affordable(guess, told, limits):
+        return move
+    why = f"the forecast puts the edge at about {hint.edge}"
+    return Ask(guess, Phase.GROW if high is None else Phase.BISECT, why)
+
+
+def _guess(hint: Hint, low: int, high: int | None, limits: Limits) -> int:
+    """Short of the edge, or at it, or just above it where the edge itself, or its neighbourhood, was accepted."""
+    share = 1 - limits.resolution / 2 if limits.resolution or hint.is_close else 1 - SHORT_OF_EDGE
+    guess = _multiple_below(int(share * hint.edge), limits)
+    width = _multiple_below(int(limits.resolution * low), limits)
+    guess = max(guess, low + width)
+    _, largest = _reach(limits)
+    ceilings = [size for size in (largest, None if high is None else high - limits.multiple_of) if size is not None]
+    return max(min([guess, *ceilings]), low)
+
+
+def _is_affordable(guess: int, told: Sequence[Told], limits: Limits) -> bool:
+    """Whether, wherever the edge may lie, the guess leaves the search near the cost of a plain one."""
+    low, high = bounds(told)
+    low = low or 0
+    asked = 1 + _asked_of_this_edge(told)
+    start = _first(limits)
+    for edge in _possible_edges(low, guess, high, limits):
+        left = _most_left(guess, high, edge, limits) if guess <= edge else _most_left(low, guess, edge, limits)
+        if asked + left > _least_plain(start, edge, limits) + SLACK:
+            return False
+    return True
+
+
+def _asked_of_this_edge(told: Sequence[Told]) -> int:
+    """How many questions were asked since a confirmation last moved the edge; the search then steps back to another."""
+    asked = 0
+    for t in told:
+        if t.phase is not Phase.CONFIRM:
+            asked += 1
+        elif not t.accepted:
+            asked = 0
+    return asked
+
+
+def _possible_edges(low: int, guess: int, high: int | None, limits: Limits) -> list[int]:
+    """Edges at which the number of questions may change: around the guess, and around doublings."""
+    end = high if high is not None else 4 * guess
+    doublings = [size << k for size in (_first(limits), max(low, 1), guess) for k in range(end.bit_length())]
+    near = [size + offset for size in (low, guess, end, *doublings) for offset in (-limits.multiple_of, 0)]
+    return sorted({size for size in near if low <= size < end})
+
+
+def _most_left(low: int, high: int | None, edge: int, limits: Limits) -> int:
+    """How many more questions a search without hints asks at most, where sizes up to the edge are accepted."""
+    doublings, low, high = _doubled(low, high, edge, limits)
+    return doublings + math.ceil(_bisections(low, high, limits))
+
+
+def _least_plain(start: int, edge: int, limits: Limits) -> int:
+    """How many questions a search without hints asks at least, from its start."""
+    asked, low, high = 1, start, None
+    while low > edge:
+        asked, low, high = asked + 1, low // 2, low
+    doublings, low, high = _doubled(low, high, edge, limits)
+    halvings = _bisections(low, high, limits)  # not whole where it stops short of the edge: one more is then no harm
+    return asked + doublings + (math.ceil(halvings) if limits.resolution else math.floor(halvings))
+
+
+def _doubled(low: int, high: int | None, edge: int, limits: Limits) -> tuple[int, int, int]:
+    """How many doublings it takes from a size to pass the edge, and the bounds that they leave."""
+    _, largest = _reach(limits)
+    asked = 0
+    while high is None or high > 2 * low + limits.multiple_of:
+        if low == largest:
+            return asked, low, low
+        size = 2 * low if largest is None else min(2 * low, largest)
+        asked += 1
+        low, high = (size, high) if size <= edge else (low, size)
+    return asked, low, high
+
+
+def _bisections(low: int, high: int, limits: Limits) -> float:
+    """How often the gap between two bounds must be halved until nothing is left to ask between them."""
+    width = max(limits.multiple_of, limits.resolution * low)
+    return math.log2(max((high - low) / width, 1.0))
 
 
 def bounds(told: Sequence[Told]) -> tuple[int | None, int | None]:
@@ -166,6 +276,13 @@ def _grow(low: int, told: Sequence[Told], limits: Limits) -> Ask | Stop:
         return _refine(told, limits)
     size = 2 * low if largest is None else min(2 * low, largest)
     return Ask(size, Phase.GROW, f"twice {low}" if size == 2 * low else "the largest allowed")
+
+
+def _bisect(low: int, high: int, limits: Limits) -> Ask:
+    if high > 2 * low + limits.multiple_of:  # a guess far too high was refused: halving would begin up there
+        return Ask(2 * low, Phase.GROW, f"twice {low}")
+    middle = low + _multiple_below((high - low) // 2, limits)
+    return Ask(middle, Phase.BISECT, f"between {low}, which fits, and {high}, which does not")
 
 
 def _refine(told: Sequence[Told], limits: Limits) -> Ask | Stop:

@@ -83,7 +83,8 @@ class ProbeSpec(Record, frozen=True):
     """What to probe, where, for what, and within which limits.
 
     `threads=None` leaves torch's own default. `latency_seconds` bounds the 95th percentile of the step time.
-    `trial_timeout_seconds` bounds one trial, building the batch included.
+    `trial_timeout_seconds` bounds one trial, building the batch included. `forecast` lets a forecast of memory guide
+    the search.
     """
 
     workload: WorkloadRef
@@ -103,6 +104,7 @@ class ProbeSpec(Record, frozen=True):
     max_seconds: float | None = None
     max_trials: int | None = None
     trial_timeout_seconds: float = 300.0
+    forecast: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -16,6 +16,7 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from autotune.errors import ResultFileError
+from autotune.forecast.records import Forecast
 from autotune.spec import ProbeSpec
 from autotune.trial import SCHEMA_VERSION, Evidence, Outcome, Record, Trial
 
@@ -49,7 +50,21 @@ class TrialInterrupted(Record, frozen=True, tag="interrupted"):
     number: int
 
 
-Line = Header | TrialBegan | TrialEnded | TrialInterrupted
+class Forecasted(Record, frozen=True, tag="forecasted"):
+    """The forecast was made, or could not be: then `why_not` says why."""
+
+    forecast: Forecast | None = None
+    why_not: str = ""
+
+
+class Earlier(Record, frozen=True):
+    """What an earlier run of a probe left behind."""
+
+    trials: tuple[Trial, ...] = ()
+    forecasted: Forecasted | None = None
+
+
+Line = Header | Forecasted | TrialBegan | TrialEnded | TrialInterrupted
 _decoder = msgspec.json.Decoder(Line)
 
 
@@ -81,7 +96,7 @@ class FileJournal:
             ResultFileError: it cannot be written, another probe holds it, or it belongs to another spec.
         """
         self.path = path
-        self.earlier: tuple[Trial, ...] = ()
+        self.earlier = Earlier()
         if not path.parent.is_dir():
             raise ResultFileError(f"There is no folder {path.parent}.", remedy="Make it, or give another --output.")
         self._lock = FileLock(path.with_name(path.name + ".lock"))
@@ -142,8 +157,8 @@ class FileJournal:
         Path(self._lock.lock_file).unlink(missing_ok=True)
 
 
-def read_journal(path: Path, spec: ProbeSpec) -> tuple[tuple[Trial, ...], int]:
-    """The trials in a journal, and the bytes of its whole lines.
+def read_journal(path: Path, spec: ProbeSpec) -> tuple[Earlier, int]:
+    """What a journal holds, and the bytes of its whole lines.
 
     Raises:
         ResultFileError: it cannot be read, is no journal, or belongs to another spec.
@@ -158,7 +173,8 @@ def read_journal(path: Path, spec: ProbeSpec) -> tuple[tuple[Trial, ...], int]:
     except msgspec.DecodeError as error:
         raise ResultFileError(f"{path} is not an autotune journal: {error}.", remedy="Leave out --resume.") from error
     _check_header(path, lines[:1], spec)
-    return _trials(lines), len(whole)
+    forecasted = next((line for line in lines if isinstance(line, Forecasted)), None)
+    return Earlier(trials=_trials(lines), forecasted=forecasted), len(whole)
 
 
 def _check_header(path: Path, lines: list[Line], spec: ProbeSpec) -> None:

@@ -106,7 +106,10 @@ class Contest(Record, frozen=True):
 
 
 class Trial(Record, frozen=True):
-    """One measurement of one batch size: what was tried, why, and what became of it."""
+    """One measurement of one batch size: what was tried, why, and what became of it.
+
+    `forecast_bytes` is the peak that was predicted before it ran; None where there was no forecast.
+    """
 
     number: int
     batch_size: int
@@ -117,6 +120,7 @@ class Trial(Record, frozen=True):
     measurement: Measurement | None = None
     evidence: Evidence | None = None
     fresh_process: bool = False
+    forecast_bytes: int | None = None
 
     @property
     def fits(self) -> bool:

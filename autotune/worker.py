@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from autotune.attempt import perform
+from autotune.attempt import failed, perform
 from autotune.bench import build_bench, with_smallest, workload_facts
 from autotune.devices import linux_process as linux
 from autotune.devices import open_device
@@ -35,7 +35,7 @@ from autotune.devices.cpu import CpuDevice
 from autotune.devices.library_pages import Pages, populate, touched_file_pages
 from autotune.devices.signs import judge
 from autotune.errors import AutotuneError, DeviceError, UsageError, WorkloadError
-from autotune.executors import Attempt, TrialRequest
+from autotune.executors import Attempt, ForecastRequest, TrialRequest
 from autotune.executors.channel import Channel, ClosedError, pair, take
 from autotune.executors.messages import Begun, Built, Ended, Job, RefusalKind, Refused, Run, describe_exit, to_worker
 from autotune.trial import Outcome, WorkloadFacts
@@ -110,10 +110,13 @@ class Server:
     def _first_steps(self) -> WorkloadFacts:
         """Run the first steps, and learn what they show."""
         known, bench = self._job.smallest_batch_size, self._bench
+        if known is not None:
+            self._bench = replace(bench, smallest_batch_size=known)
+        elif not self._forks and not self._job.dry:
+            self._bench = with_smallest(bench)
         if not self._forks:
-            self._bench = with_smallest(bench) if known is None else replace(bench, smallest_batch_size=known)
             return workload_facts(self._bench)
-        facts = self._first_steps_in_child()
+        facts = workload_facts(bench) if self._job.dry else self._first_steps_in_child()
         self._bench = replace(bench, smallest_batch_size=facts.smallest_batch_size)
         gc.collect()
         gc.freeze()  # a collection in a child would touch, and so copy, every page with an object on it
@@ -159,6 +162,8 @@ class Server:
     def _attempt(self, run: Run) -> Attempt:
         """Run a request here, and turn whatever it raises into an outcome."""
         bench = self._bench
+        if isinstance(run.request, ForecastRequest):
+            return self._forecast(run.request)
         if bench.device.torch_device == "cpu":  # a reading of memory of its own for each trial
             bench = replace(bench, device=CpuDevice(self._missing_bytes))
         enforced = isinstance(run.request, TrialRequest) and run.request.enforce
@@ -167,6 +172,17 @@ class Server:
             return perform(bench, run.request)
         finally:
             bench.device.release()
+
+    def _forecast(self, request: ForecastRequest) -> Attempt:
+        """Forecast on the workload, or on one like it in another precision."""
+        spec, bench = self._job.spec, self._bench
+        if request.precision not in (None, spec.precision):
+            other = msgspec.structs.replace(spec, precision=request.precision)
+            try:
+                bench = replace(build_bench(other, bench.device), smallest_batch_size=bench.smallest_batch_size)
+            except AutotuneError as error:  # a loop of the user's own has its precision
+                return failed(error)
+        return perform(bench, request)
 
     def _in_child(self, work: Callable[[], Any], *, relay: bool = True) -> list[bytes]:
         """Run some work in a forked child; pass on what it sends, or collect it."""

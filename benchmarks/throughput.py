@@ -1,9 +1,9 @@
 """How near the recommended batch size comes to the fastest one.
 
 Needs Linux and the oracle's maxima. For each workload: the tool's answer with `--objective throughput`, against
-every power of two and every 1.5 times one up to the largest size that fits. In one fresh process all sizes are
-timed in turns, which shows the fastest; then that one and the recommended one alone, since whichever looks
-fastest among many was in part lucky. Nothing of the package measures here.
+every power of two and every 1.5 times one up to the largest size that fits. In fresh processes all sizes are timed in
+turns, which shows the fastest; then, in others, that one and the recommended one alone, since whichever looks fastest
+among many was in part lucky. Nothing of the package measures here.
 
     python -m benchmarks.throughput [NAME ...]
 """
@@ -16,9 +16,9 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
+from statistics import geometric_mean, median
 
 from benchmarks.oracle import DEFAULT_CACHE, RunFailedError, oracle_for
 from benchmarks.probing import ProbeFailedError, probe
@@ -26,13 +26,12 @@ from benchmarks.recording import RESULTS, Cells, Recording, Row, machine
 from benchmarks.steps import Order, build, one_step
 from benchmarks.suite import MIB, Entry, chosen
 
-SURVEY_ROUNDS = 5
+PROCESSES = 3
+"""Equal processes differ in speed by up to 40%, each for as long as it lives, and not by the same share at each size
+(measured on an MLP); so a comparison within one process says little of the next."""
 
-DUEL_ROUNDS = 12
-INTERVAL_RANK = 3
-"""The third smallest and the third largest of twelve hold the median of what they are drawn from in 96% of cases:
-1 - 2 * (1 + 12 + 66) / 2**12 (David and Nagaraja, Order Statistics, 2003, section 7.1). No one turn that something
-else disturbed can widen it."""
+SURVEY_ROUNDS = 3
+DUEL_ROUNDS = 7
 
 TURN_SECONDS = 0.1
 """A turn takes as many steps as this needs, so that neither the clock nor the first step after a switch counts."""
@@ -40,25 +39,28 @@ TURN_SECONDS = 0.1
 SWEEP_TIMEOUT_SECONDS = 1800.0
 
 EXPLANATION = f"""\
-'Best' is the fastest of the sizes of the sweep, by the median of {SURVEY_ROUNDS} rounds. 'Speed' is samples per
-second at the recommended size as a share of that at the best one: the median of {DUEL_ROUNDS} rounds of these two
-alone, with the interval that holds the true median with 96%. The recommendation is meant to be the smallest size
-within 5% of the best."""
+'Best' is the fastest of the sizes of the sweep: each was timed in turns with all others in {SURVEY_ROUNDS} rounds in
+each of {PROCESSES} fresh processes. 'Speed' is samples per second at the recommended size as a share of that at the
+best one: these two alone, in {DUEL_ROUNDS} rounds in each of {PROCESSES} more fresh processes, whose medians range as
+said; their geometric mean counts. The recommendation is meant to be the smallest size within 5% of the best."""
+
+Rounds = tuple[tuple[float, ...], ...]
+"""Samples per second of each size, round by round."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """`survey[i][j]` is the samples per second of `sizes[j]` in round i; a duel is best against recommended."""
+    """Rounds of each process: `survey` of all `sizes`, `duel` of the best against the recommended one."""
 
     sizes: tuple[int, ...]
-    survey: tuple[tuple[float, ...], ...]
+    survey: tuple[Rounds, ...]
     best: int
-    duel: tuple[tuple[float, float], ...]
+    duel: tuple[Rounds, ...]
 
     @property
     def ratios(self) -> tuple[float, ...]:
-        """Speed at the recommended size as a share of that at the best, in each round."""
-        return tuple(recommended / best for best, recommended in self.duel)
+        """Speed at the recommended size as a share of that at the best: the median of each process."""
+        return tuple(median(recommended / best for best, recommended in rounds) for rounds in self.duel)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,22 +78,13 @@ class Comparison:
     failure: str = ""
 
 
-# What runs in the fresh process
+# What runs in a fresh process
 
 
-def sweep(order: Order, sizes: Sequence[int], recommended: int) -> Sweep:
-    """Time all sizes in turns, then the fastest against the recommended one."""
+def timed(order: Order, sizes: Sequence[int], rounds: int) -> Rounds:
+    """Each size in turns with the others, so many rounds."""
     workload = build(order)
-    turns = [_turn(workload, replace(order, batch_size=size)) for size in sizes]
-    survey = _rounds(turns, SURVEY_ROUNDS)
-    best = max(range(len(sizes)), key=lambda j: median(speeds[j] for speeds in survey))
-    duel = _rounds([turns[best], turns[sizes.index(recommended)]], DUEL_ROUNDS)
-    return Sweep(
-        sizes=tuple(sizes),
-        survey=survey,
-        best=sizes[best],
-        duel=tuple((first, second) for first, second in duel),
-    )
+    return _rounds([_turn(workload, replace(order, batch_size=size)) for size in sizes], rounds)
 
 
 def _turn(workload: object, order: Order) -> Callable[[], float]:
@@ -106,7 +99,7 @@ def _turn(workload: object, order: Order) -> Callable[[], float]:
     return turn
 
 
-def _rounds(turns: Sequence[Callable[[], float]], rounds: int) -> tuple[tuple[float, ...], ...]:
+def _rounds(turns: Sequence[Callable[[], float]], rounds: int) -> Rounds:
     """Each turn once a round, in the other direction every other round, so that none is always first."""
     found = []
     for number in range(rounds):
@@ -118,10 +111,11 @@ def _rounds(turns: Sequence[Callable[[], float]], rounds: int) -> tuple[tuple[fl
 # What runs around it
 
 
-def interval(ratios: Sequence[float]) -> tuple[float, float]:
-    """The order statistics between which the median of the ratios lies in 96% of cases, for twelve of them."""
-    ranked = sorted(ratios)
-    return ranked[INTERVAL_RANK - 1], ranked[-INTERVAL_RANK]
+def fastest(sizes: Sequence[int], survey: Sequence[Rounds]) -> int:
+    """The size whose speed, its median in each process, is the highest in the geometric mean of the processes."""
+    return max(
+        sizes, key=lambda size: geometric_mean(median(r[sizes.index(size)] for r in rounds) for rounds in survey)
+    )
 
 
 def sweep_sizes(largest: int, recommended: int) -> tuple[int, ...]:
@@ -138,22 +132,29 @@ def compare(entry: Entry, device: str, cache: Path) -> Comparison:
         row = replace(row, largest=oracle_for(entry, device, cache).maximum().batch_size)
         result, seconds = probe(entry, device, "throughput")
         row = replace(row, recommended=result.batch_size, trials=len(result.trials), probe_seconds=seconds)
-        swept = _sweep_fresh(entry, device, sweep_sizes(row.largest, row.recommended), row.recommended)
+        swept = _swept(entry, device, sweep_sizes(row.largest, row.recommended), row.recommended)
     except (ProbeFailedError, RunFailedError) as error:
         return replace(row, failure=str(error))
     return replace(row, sweep=swept, ratios=swept.ratios)
 
 
-def _sweep_fresh(entry: Entry, device: str, sizes: Sequence[int], recommended: int) -> Sweep:
+def _swept(entry: Entry, device: str, sizes: tuple[int, ...], recommended: int) -> Sweep:
+    survey = tuple(_timed_fresh(entry, device, sizes, SURVEY_ROUNDS) for _ in range(PROCESSES))
+    best = fastest(sizes, survey)
+    duel = tuple(_timed_fresh(entry, device, (best, recommended), DUEL_ROUNDS) for _ in range(PROCESSES))
+    return Sweep(sizes=sizes, survey=survey, best=best, duel=duel)
+
+
+def _timed_fresh(entry: Entry, device: str, sizes: Sequence[int], rounds: int) -> Rounds:
     command = [sys.executable, "-m", "benchmarks.throughput", entry.name, "--device", device]
-    command += ["--sweep", ",".join(map(str, sizes)), "--recommended", str(recommended)]
+    command += ["--time", ",".join(map(str, sizes)), "--rounds", str(rounds)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SWEEP_TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired as error:
         raise RunFailedError(f"the sweep of {entry.name} took over {SWEEP_TIMEOUT_SECONDS:.0f} s.") from error
     if done.returncode != 0:
         raise RunFailedError(f"the sweep of {entry.name} failed: {done.stderr.strip()[-400:]}")
-    return Sweep(**json.loads(done.stdout.splitlines()[-1]))
+    return tuple(tuple(speeds) for speeds in json.loads(done.stdout.splitlines()[-1]))
 
 
 def _cells(row: Row) -> Cells:
@@ -164,8 +165,8 @@ def _cells(row: Row) -> Cells:
         "largest": str(row["largest"]),
         "recommended": str(row["recommended"]),
         "best": str(row["sweep"]["best"]) if row["sweep"] else "",
-        "speed": f"{median(ratios):.1%}" if ratios else "",
-        "interval": "{:.1%} to {:.1%}".format(*interval(ratios)) if ratios else "",
+        "speed": f"{geometric_mean(ratios):.1%}" if ratios else "",
+        "processes": f"{min(ratios):.1%} to {max(ratios):.1%}" if ratios else "",
         "trials": str(row["trials"]),
         "seconds": f"{row['probe_seconds']:.0f}",
         "failure": " ".join(row["failure"].split()).replace("|", "/"),
@@ -173,13 +174,12 @@ def _cells(row: Row) -> Cells:
 
 
 def _summary(rows: Sequence[Row]) -> str:
-    speeds = [median(row["ratios"]) for row in rows if row["ratios"]]
+    speeds = [geometric_mean(row["ratios"]) for row in rows if row["ratios"]]
     if not speeds:
         return "No recommendation yet."
-    mean = math.exp(sum(map(math.log, speeds)) / len(speeds))
     return (
-        f"Over {len(speeds)} workloads the recommended size reaches {mean:.1%} of the best speed (geometric mean), "
-        f"{min(speeds):.1%} at worst. {len(rows) - len(speeds)} failed."
+        f"Over {len(speeds)} workloads the recommended size reaches {geometric_mean(speeds):.1%} of the best speed "
+        f"(geometric mean), {min(speeds):.1%} at worst. {len(rows) - len(speeds)} failed."
     )
 
 
@@ -187,10 +187,10 @@ def main() -> None:
     """Compare recommendations with a sweep, for each workload named, or for all."""
     options = _parser().parse_args()
     entries = chosen(options.names)
-    if options.sweep:
+    if options.time:
         order = Order(path=str(entries[0].path), batch_size=1, mode=entries[0].mode, device=options.device)
-        sizes = [int(size) for size in options.sweep.split(",")]
-        print(json.dumps(asdict(sweep(order, sizes, options.recommended))))
+        sizes = [int(size) for size in options.time.split(",")]
+        print(json.dumps(timed(order, sizes, options.rounds)))
         return
     recording = Recording(
         name=f"throughput-{options.device.partition(':')[0]}",
@@ -214,8 +214,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="the oracle's runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder to write to")
-    parser.add_argument("--sweep", help=argparse.SUPPRESS)
-    parser.add_argument("--recommended", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--time", help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, help=argparse.SUPPRESS)
     return parser
 
 

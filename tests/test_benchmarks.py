@@ -7,18 +7,19 @@ import math
 import sys
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 
 import pytest
+from example_results import example_result, fitting, refused
 from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.spec import FileWorkload
 from autotune.workloads import BuildOptions
+from benchmarks.guidance import trials_to_edge
 from benchmarks.oracle import Oracle, RunFailedError, largest_of_all, largest_passing, oracle_for, run_fresh
 from benchmarks.steps import Order
 from benchmarks.suite import MIB, SUITE, Entry, chosen
-from benchmarks.throughput import DUEL_ROUNDS, SURVEY_ROUNDS, interval, sweep, sweep_sizes
+from benchmarks.throughput import Sweep, fastest, sweep_sizes, timed
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the oracle reads /proc")
 
@@ -134,19 +135,25 @@ def test_each_entry_has_the_oracle_of_its_own_mode_and_budget() -> None:
     assert all(oracles[entry.name].budget_bytes == entry.cpu_budget_mib * MIB for entry in SUITE)
 
 
-def test_a_sweep_times_every_size_and_then_the_best_against_the_recommended() -> None:
+def test_a_sweep_times_every_size_in_every_round() -> None:
     order = Order(path=str(chosen(["mlp"])[0].path), batch_size=1)
-    swept = sweep(order, [1, 4, 16], recommended=4)
-    assert swept.best in swept.sizes
-    assert len(swept.survey) == SURVEY_ROUNDS
-    assert all(len(speeds) == len(swept.sizes) and min(speeds) > 0 for speeds in swept.survey)
-    assert len(swept.ratios) == len(swept.duel) == DUEL_ROUNDS
-    assert min(swept.ratios) > 0
+    rounds = timed(order, [1, 4, 16], rounds=3)
+    assert len(rounds) == 3
+    assert all(len(speeds) == 3 and min(speeds) > 0 for speeds in rounds)
 
 
-@given(st.lists(st.floats(0.5, 2.0), min_size=12, max_size=12))
-def test_the_interval_holds_the_median_and_no_single_outlier_moves_it_out(ratios: list[float]) -> None:
-    low, high = interval(ratios)
-    assert low <= median(ratios) <= high
-    widened = interval([*sorted(ratios)[:-1], 100.0])
-    assert widened == (low, high)
+def test_the_fastest_is_that_of_all_processes_not_of_one_lucky_turn() -> None:
+    steady, lucky = ((10.0, 12.0), (10.0, 12.0), (10.0, 12.0)), ((10.0, 11.0), (99.0, 11.0), (10.0, 11.0))
+    assert fastest((1, 2), (steady, lucky)) == 2
+    assert fastest((1, 2), (((30.0, 10.0),), steady)) == 1
+
+
+def test_a_ratio_is_the_median_within_each_process() -> None:
+    duel = (((10.0, 9.0), (10.0, 8.0), (10.0, 1.0)), ((20.0, 20.0),))
+    assert Sweep(sizes=(1, 2), survey=(), best=1, duel=duel).ratios == (0.8, 1.0)
+
+
+def test_trials_to_the_edge_end_with_the_first_pair_of_neighbours() -> None:
+    trials = (fitting(1, 8, (0.1,), 10), refused(2, 20), fitting(3, 18, (0.1,), 10), refused(4, 19), refused(5, 18))
+    result = example_result(trials=trials)
+    assert trials_to_edge(result) == 4

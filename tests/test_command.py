@@ -114,7 +114,7 @@ def test_ctrl_c_shows_the_best_so_far_and_the_probe_can_go_on(model: Path, tmp_p
     assert process.returncode == 130, said
     assert "8" in shown and "Traceback" not in said
     assert load_result(output).stop is StopReason.INTERRUPTED
-    assert read_journal(journal_path(output), load_result(output).spec)[0]
+    assert read_journal(journal_path(output), load_result(output).spec)[0].trials
 
     done = run(command(model, *options, "--resume"))
     assert done.returncode == 0, done.stderr

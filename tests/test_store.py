@@ -40,7 +40,7 @@ def write(path: Path, *lines: object) -> None:
 
 def resumed(path: Path, spec: ProbeSpec = SPEC) -> tuple[Trial, ...]:
     with FileJournal(path, spec, resume=True) as journal:
-        return journal.earlier
+        return journal.earlier.trials
 
 
 def test_what_was_written_is_read_back(tmp_path: Path) -> None:

@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from autotune.forecast.records import Forecast, Rules
+from autotune.spec import Precision
 from autotune.trial import Contest, Environment, Evidence, Measurement, Outcome, Record, WorkloadFacts
+
+OVERRUN_FACTOR = 1.05
+"""A trial is ended so far over its budget, not at once: a peak tells how far over it is, a killed trial doesn't."""
 
 
 class Effort(Record, frozen=True):
@@ -46,12 +51,43 @@ class ContestRequest(Record, frozen=True, tag="contest"):
     timeout_seconds: float = 300.0
 
 
+class ForecastRequest(Record, frozen=True, tag="forecast"):
+    """Forecast the memory of steps without running them.
+
+    Attributes:
+        batch_sizes: what to forecast.
+        budgets_bytes: for each of these, also the largest batch size whose peak is forecast to stay within it.
+        largest: no batch size above it is looked at; None for no bound.
+        measured: a batch size and the peak in bytes that a trial showed there: what the forecast misses there is
+            added everywhere. Without it, a peak is what the allocator holds and the process' base.
+        rules: whose memory.
+        precision: in place of the spec's; None leaves that.
+        checkpointing: with the model's activation checkpointing switched on.
+        accumulation_steps: micro-batches in a step.
+        timeout_seconds: bound on all of it.
+    """
+
+    batch_sizes: tuple[int, ...]
+    budgets_bytes: tuple[int, ...] = ()
+    largest: int | None = None
+    measured: tuple[int, int] | None = None
+    rules: Rules = Rules.CPU
+    precision: Precision | None = None
+    checkpointing: bool = False
+    accumulation_steps: int = 1
+    timeout_seconds: float = 60.0
+
+
+Request = TrialRequest | ContestRequest | ForecastRequest
+
+
 class Attempt(Record, frozen=True, tag="attempt"):
     """What came of a request: an outcome, and a measurement or the evidence of why there is none."""
 
     outcome: Outcome
     measurement: Measurement | None = None
     contest: Contest | None = None
+    forecast: Forecast | None = None
     evidence: Evidence | None = None
 
 
@@ -80,7 +116,7 @@ class Executor(Protocol):
         """
         ...
 
-    def run(self, request: TrialRequest | ContestRequest) -> Attempt:
+    def run(self, request: Request) -> Attempt:
         """Run a request to its end, whatever that is."""
         ...
 

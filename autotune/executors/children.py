@@ -17,7 +17,7 @@ import psutil
 
 from autotune.devices import host
 from autotune.errors import AutotuneError, NothingFitsError, WorkloadError
-from autotune.executors import Attempt, ContestRequest, Opened, TrialRequest
+from autotune.executors import OVERRUN_FACTOR, Attempt, ForecastRequest, Opened, Request, TrialRequest
 from autotune.executors.environment import environment_of
 from autotune.executors.messages import Built, Job
 from autotune.executors.watchdog import Watch
@@ -26,6 +26,7 @@ from autotune.spec import ProbeSpec
 from autotune.trial import Evidence, Outcome
 
 RESERVE_SHARE = 0.02  # of the machine's memory is left to it, whatever the budget says
+FORECAST_BYTES = 4 << 30  # what a forecast may hold; it allocates little, unless it goes astray
 OPEN_SECONDS = 600.0  # building a workload may compile, or read much data
 
 
@@ -49,6 +50,7 @@ class ChildExecutor:
         self._worker: WorkerProcess | None = None
         self._built: Built | None = None
         self._budget_bytes = 0
+        self._dry = False
         self._forks = may_fork and _forks_safely(spec.device)
 
     def __enter__(self) -> ChildExecutor:
@@ -59,8 +61,13 @@ class ChildExecutor:
         """End every worker."""
         self.close()
 
-    def open(self) -> Opened:
-        """Start a worker and let it build the workload. See `Executor.open`."""
+    def open(self, *, dry: bool = False) -> Opened:
+        """Start a worker and let it build the workload. See `Executor.open`.
+
+        Args:
+            dry: run no step of it; then only forecasts may be asked for.
+        """
+        self._dry = dry
         free_bytes = host.available_bytes() + self._extra_free_bytes
         self._budget_bytes = self._spec.budget.resolve(free_bytes)
         try:
@@ -81,9 +88,11 @@ class ChildExecutor:
             warnings=self._built.warnings,
         )
 
-    def run(self, request: TrialRequest | ContestRequest) -> Attempt:
+    def run(self, request: Request) -> Attempt:
         """Run a request in a child. See `Executor.run`."""
         wants_fresh = isinstance(request, TrialRequest) and request.fresh_process
+        if isinstance(request, ForecastRequest) and not self._forks:  # it uses up the workload that it is made on
+            return self._run_once(request, dry=True)
         if wants_fresh or (self._on_cpu and not self._forks):
             return self._run_once(request)
         try:
@@ -111,9 +120,9 @@ class ChildExecutor:
     def _on_cpu(self) -> bool:
         return self._built is not None and self._built.device == "cpu"
 
-    def _run_once(self, request: TrialRequest | ContestRequest) -> Attempt:
+    def _run_once(self, request: Request, *, dry: bool = False) -> Attempt:
         try:
-            worker, _ = self._start(forks=False)
+            worker, _ = self._start(forks=False, dry=dry)
         except AutotuneError as error:
             return _could_not_start(error)
         try:
@@ -121,23 +130,26 @@ class ChildExecutor:
         finally:
             worker.close()
 
-    def _start(self, forks: bool) -> tuple[WorkerProcess, Built]:
+    def _start(self, forks: bool, *, dry: bool = False) -> tuple[WorkerProcess, Built]:
         worker = WorkerProcess(hide_gpus=self._spec.device == "cpu", verbose=self._verbose)
         smallest = self._built.workload.smallest_batch_size if self._built else None
+        job = Job(spec=self._spec, forks=forks, smallest_batch_size=smallest, dry=self._dry or dry)
         try:
-            return worker, worker.build(
-                Job(spec=self._spec, forks=forks, smallest_batch_size=smallest), self._watch(None)
-            )
+            return worker, worker.build(job, self._watch(None))
         except BaseException:
             worker.close()
             raise
 
-    def _watch(self, request: TrialRequest | ContestRequest | None) -> Watch:
+    def _watch(self, request: Request | None) -> Watch:
         """While a workload is built only the machine is guarded: its first trial tells what it lacks."""
-        enforced = isinstance(request, TrialRequest) and request.enforce
+        limit_bytes = None
+        if isinstance(request, ForecastRequest):
+            limit_bytes = max(self._budget_bytes, FORECAST_BYTES)
+        elif isinstance(request, TrialRequest) and request.enforce and self._on_cpu:
+            limit_bytes = int(OVERRUN_FACTOR * self._budget_bytes)
         return Watch(
             budget_bytes=self._budget_bytes,
-            limit_bytes=self._budget_bytes if enforced and self._on_cpu else None,
+            limit_bytes=limit_bytes,
             reserve_bytes=int(RESERVE_SHARE * psutil.virtual_memory().total),
             seconds=OPEN_SECONDS if request is None else request.timeout_seconds,
         )

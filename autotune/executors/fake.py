@@ -9,7 +9,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from autotune.executors import Attempt, ContestRequest, Opened, TrialRequest
+from autotune.executors import Attempt, ContestRequest, ForecastRequest, Opened, Request, TrialRequest
+from autotune.forecast.records import Composition, Footprint, Forecast
 from autotune.trial import Conditions, Contest, Environment, Evidence, Measurement, Memory, Outcome, WorkloadFacts
 
 
@@ -24,6 +25,7 @@ class FakeExecutor:
         alpha_seconds: the part of a step that does not depend on the batch.
         beta_seconds: the part of a step that each sample adds.
         noise: standard deviation of a step time, as a share of it.
+        forecast_error: a forecast is so much too high, as a share of what a sample adds; None: there is no forecast.
         spread: the peak varies evenly between itself and this share more.
         events: called before each request; may raise or return an attempt in place of the modelled one.
         requests: every request so far.
@@ -38,9 +40,10 @@ class FakeExecutor:
     spread: float = 0.0
     dataset_size: int | None = None
     smallest_batch_size: int = 1
+    forecast_error: float | None = None
     seed: int = 0
-    events: Callable[[TrialRequest | ContestRequest], Attempt | None] = lambda _: None
-    requests: list[TrialRequest | ContestRequest] = field(default_factory=list)
+    events: Callable[[Request], Attempt | None] = lambda _: None
+    requests: list[Request] = field(default_factory=list)
     is_closed: bool = False
 
     def __post_init__(self) -> None:
@@ -64,11 +67,13 @@ class FakeExecutor:
             isolated=True,
         )
 
-    def run(self, request: TrialRequest | ContestRequest) -> Attempt:
+    def run(self, request: Request) -> Attempt:
         """Draw what the request would have measured."""
         self.requests.append(request)
         if (instead := self.events(request)) is not None:
             return instead
+        if isinstance(request, ForecastRequest):
+            return self._forecast(request)
         if isinstance(request, ContestRequest):
             rounds = [tuple(self._step(size) for size in request.batch_sizes) for _ in range(9)]
             return Attempt(outcome=Outcome.FITS, contest=Contest(batch_sizes=request.batch_sizes, rounds=tuple(rounds)))
@@ -82,6 +87,15 @@ class FakeExecutor:
     def close(self) -> None:
         """Remember that it was called."""
         self.is_closed = True
+
+    def _forecast(self, request: ForecastRequest) -> Attempt:
+        if self.forecast_error is None:
+            evidence = Evidence(source="exception", text="the model is only modelled")
+            return Attempt(outcome=Outcome.FAILED, evidence=evidence)
+        sizes = sorted({*request.batch_sizes, *(2**power for power in range(21))})
+        slope = self.bytes_per_sample * (1 + self.forecast_error)
+        footprints = tuple(_footprint(size, round(slope * size)) for size in sizes)
+        return Attempt(outcome=Outcome.FITS, forecast=Forecast(rules=request.rules, footprints=footprints))
 
     def _peak(self, batch_size: int) -> int:
         modelled = self.base_bytes + self.bytes_per_sample * batch_size
@@ -103,6 +117,20 @@ class FakeExecutor:
             conditions=Conditions(),
             last_loss=1.0,
         )
+
+
+def _footprint(batch_size: int, held_bytes: int) -> Footprint:
+    return Footprint(
+        batch_size=batch_size,
+        peak_bytes=held_bytes,
+        held_bytes=held_bytes,
+        composition=Composition(activations_bytes=held_bytes),
+        phase_peak_bytes={"forward": held_bytes},
+        phase="forward",
+        operator="modelled",
+        operators=1,
+        seconds=0.0,
+    )
 
 
 FAKE_ENVIRONMENT = Environment(

@@ -16,12 +16,12 @@ from torch.optim import Optimizer
 from autotune.attempt import perform
 from autotune.bench import Bench, build_bench, with_smallest, workload_facts
 from autotune.devices import DeviceFacts, open_device
-from autotune.executors import Attempt, ContestRequest, Opened, TrialRequest
+from autotune.executors import Attempt, ForecastRequest, Opened, Request, TrialRequest
 from autotune.executors.environment import environment_of
 from autotune.executors.messages import Built
 from autotune.executors.snapshot import Snapshot, take_snapshot
 from autotune.spec import ProbeSpec
-from autotune.trial import Outcome
+from autotune.trial import Evidence, Outcome
 from autotune.workloads.live import LiveParts
 
 
@@ -47,9 +47,12 @@ class InProcessExecutor:
         self._bench = with_smallest(build_bench(self._spec, self._device, self._parts))
         return self._opened(facts, free_bytes)
 
-    def run(self, request: TrialRequest | ContestRequest) -> Attempt:
+    def run(self, request: Request) -> Attempt:
         """Run a request here. See `Executor.run`."""
         assert self._bench is not None  # open() comes first
+        if isinstance(request, ForecastRequest):  # it takes a model apart, and this one is the caller's
+            why = "the model lives on the device in the caller's own process"
+            return Attempt(outcome=Outcome.FAILED, evidence=Evidence(source="exception", text=why))
         enforced = isinstance(request, TrialRequest) and request.enforce
         self._device.limit(self._budget_bytes if enforced else self._total_bytes)
         attempt = perform(self._bench, request)

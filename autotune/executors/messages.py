@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from autotune.executors import Attempt, ContestRequest, TrialRequest
+from autotune.executors import Attempt, Request
 from autotune.spec import ProbeSpec
 from autotune.trial import Record, WorkloadFacts
 
@@ -19,12 +19,14 @@ class Job(Record, frozen=True, tag="job"):
 
     `forks` asks for a forked child per trial; otherwise trials run in the worker itself, one after the other.
     `smallest_batch_size` is known from an earlier worker, or None: find out. `budget_bytes` is None where it
-    depends on what the device has free, which only the worker can tell.
+    depends on what the device has free, which only the worker can tell. `dry` builds without running a step, for
+    forecasts alone.
     """
 
     spec: ProbeSpec
     forks: bool
     smallest_batch_size: int | None = None
+    dry: bool = False
 
 
 class Built(Record, frozen=True, tag="built"):
@@ -74,7 +76,7 @@ class Ended(Record, frozen=True, tag="ended"):
 class Run(Record, frozen=True, tag="run"):
     """Run this request under this budget."""
 
-    request: TrialRequest | ContestRequest
+    request: Request
     budget_bytes: int
 
 

@@ -22,7 +22,7 @@ import autotune
 from autotune.devices import cgroups
 from autotune.devices.signs import judge_exit
 from autotune.errors import AutotuneError, DeviceError, NothingFitsError, UsageError, WorkloadError
-from autotune.executors import Attempt, ContestRequest, TrialRequest
+from autotune.executors import Attempt, Request
 from autotune.executors.channel import ClosedError, offer
 from autotune.executors.messages import Begun, Built, Ended, Job, Refused, Run, describe_exit, from_worker
 from autotune.executors.watchdog import Watch, Watchdog
@@ -114,7 +114,7 @@ class WorkerProcess:
             raise self._died_while_building() from error
         return message
 
-    def run(self, request: TrialRequest | ContestRequest, watch: Watch) -> Attempt:
+    def run(self, request: Request, watch: Watch) -> Attempt:
         """Run one request to its end.
 
         Raises:

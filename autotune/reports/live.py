@@ -13,6 +13,7 @@ from rich.table import Column
 from rich.text import Text
 
 from autotune.executors import Opened
+from autotune.forecast.records import Forecast
 from autotune.reports.rows import trial_speed
 from autotune.reports.words import evidence_line, outcome, printable
 from autotune.result import Result
@@ -62,6 +63,18 @@ class Live:
             self._print(Text.assemble(line, (f"  {printable(trial.why)}", "dim")))
         else:
             self._print(Text(line, style="red"))
+
+    def forecast_started(self) -> None:
+        """Say that memory is being forecast."""
+        self._begin("forecasting peak memory, without running")
+
+    def forecast_ended(self, forecast: Forecast | None, edge: int | None, why_not: str) -> None:
+        """Write what is predicted, or why nothing is."""
+        self._stop()
+        if forecast is None:
+            self._line(f"no forecast: {why_not}", style="dim")
+        else:
+            self._line(f"forecast: about {format_count(edge or 0)} will fit (predicted, not yet run)", style="dim")
 
     def contest_started(self, batch_sizes: tuple[int, ...]) -> None:
         """Say which sizes are timed against each other."""
@@ -120,8 +133,15 @@ def trial_line(trial: Trial, budget_bytes: int | None) -> str:
     elif measurement is not None:
         peak_bytes = measurement.memory.peak_bytes
         share = f", {format_share(peak_bytes / budget_bytes)} of budget" if budget_bytes else ""
-        parts += [_rate(trial), f"{format_bytes(peak_bytes):>8}{share}"]
-    return "  ".join(parts).rstrip()
+        parts += [_rate(trial), f"{format_bytes(peak_bytes):>8}{share}", _forecast_error(trial, peak_bytes)]
+    return "  ".join(part for part in parts if part.strip()).rstrip()
+
+
+def _forecast_error(trial: Trial, peak_bytes: int) -> str:
+    """By how much the forecast was off, over (+) or under (-) what was measured."""
+    if trial.forecast_bytes is None:
+        return ""
+    return f"forecast {(trial.forecast_bytes - peak_bytes) / peak_bytes:+.1%}"
 
 
 def _rate(trial: Trial) -> str:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from autotune.executors import ContestRequest, Effort, Executor, TrialRequest
+from autotune.executors import ContestRequest, Effort, Executor, ForecastRequest, TrialRequest
 from autotune.executors.children import ChildExecutor
 from autotune.executors.fake import FakeExecutor
 from autotune.executors.inprocess import InProcessExecutor
@@ -123,3 +123,18 @@ def test_threads_that_were_started_before_a_fork_cost_the_forks_and_not_the_prob
     with ChildExecutor(spec(FileWorkload(target=str(path)))) as executor:
         executor.open()
         assert executor.run(TrialRequest(batch_size=64, effort=QUICK)).outcome is Outcome.FITS
+
+
+def test_a_forecast_is_made_or_a_reason_given_and_trials_go_on(executor: Executor) -> None:
+    attempt = executor.run(ForecastRequest(batch_sizes=(4, 64), budgets_bytes=(BUDGET_BYTES,), largest=128))
+    if attempt.forecast is None:
+        assert attempt.evidence is not None
+        assert attempt.evidence.text
+    else:
+        sizes = [footprint.batch_size for footprint in attempt.forecast.footprints]
+        assert {4, 64} <= set(sizes)
+        assert sizes == sorted(sizes)
+        assert attempt.forecast.largest_batch_sizes == (128,)
+    after = executor.run(TrialRequest(batch_size=7, effort=QUICK))
+    assert after.outcome is Outcome.FITS
+    assert after.measurement is not None

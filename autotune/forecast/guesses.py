@@ -1,0 +1,118 @@
+"""Answers to what a step asks of data that isn't there.
+
+Needs torch, and a mode below that runs operators without data. Promises that every answer is noted in words a user
+understands, with the line that asked. Where a wrong answer would only mislead, a whole number that may decide on a
+shape, there is none: `NoForecastError`.
+
+The answers: a number is 1, a condition is false, a selection by a mask selects everything, which bounds its size.
+GradScaler's question whether a gradient was infinite is answered with no, so that the optimizer steps.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from autotune.errors import NoForecastError
+
+aten = torch.ops.aten
+
+_OURS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
+"""Folders whose lines say nothing to a user."""
+
+
+class Guesses(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Runs each operator, and answers in its place where it needs data.
+
+    Attributes:
+        notes: what was guessed, each once, in order.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is guessed yet."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.notes: list[str] = []
+        self._found_inf: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run an operator, or answer for it.
+
+        Raises:
+            NoForecastError: a whole number was asked for, or a shape that nothing bounds.
+        """
+        if func is aten._amp_foreach_non_finite_check_and_unscale_.default:
+            self._found_inf.add(args[1].untyped_storage())
+        try:
+            return func(*args, **(kwargs or {}))
+        except DataDependentOutputException:
+            return self._value(func, args)
+        except DynamicOutputShapeException:
+            return self._selection(func, args)
+
+    def _value(self, func: Any, args: tuple[Any, ...]) -> float | bool:
+        """What is read from a tensor's data; a comparison of two tensors is a condition, too."""
+        dtype = args[0].dtype if func is aten._local_scalar_dense.default else torch.bool
+        if dtype == torch.bool:
+            self._note("a condition on the values of a tensor was taken to be false")
+            return False
+        if not dtype.is_floating_point:
+            raise _needs_data("reads a whole number from a tensor")
+        if args[0].untyped_storage() in self._found_inf:
+            return 0.0
+        self._note("a number read from a tensor was taken to be 1")
+        return 1.0
+
+    def _selection(self, func: Any, args: tuple[Any, ...]) -> torch.Tensor:
+        select = _SELECTIONS.get(func)
+        selected = select(*args[:2]) if select else None
+        if selected is None:
+            raise _needs_data(f"calls {func.overloadpacket.__name__.lstrip('_')}, whose result's shape hangs on values")
+        self._note("a selection by value was taken to select everything")
+        return selected
+
+    def _note(self, text: str) -> None:
+        noted = f"{_users_line()}: {text}"
+        if noted not in self.notes:
+            self.notes.append(noted)
+
+
+def _everything_indexed(tensor: torch.Tensor, indices: list[torch.Tensor | None]) -> torch.Tensor | None:
+    """A tensor indexed by one mask, all true; None where there are other indices besides."""
+    given = [(place, index) for place, index in enumerate(indices) if index is not None]
+    if len(given) != 1:
+        return None
+    (place, mask), shape = given[0], tensor.shape
+    return tensor.new_empty((*shape[:place], mask.numel(), *shape[place + mask.dim() :]))
+
+
+_SELECTIONS: dict[Any, Callable[..., torch.Tensor | None]] = {
+    aten.nonzero.default: lambda mask: mask.new_empty((mask.numel(), mask.dim()), dtype=torch.long),
+    aten.masked_select.default: lambda tensor, mask: tensor.new_empty(
+        (torch.empty_like(tensor, dtype=torch.bool) & mask).numel()
+    ),
+    aten.index.Tensor: _everything_indexed,
+}
+
+
+def _needs_data(deed: str) -> NoForecastError:
+    return NoForecastError(
+        f"{_users_line()} {deed}, so the step cannot be followed without data.",
+        remedy="Its memory can only be measured: autotune does that, one batch size at a time.",
+    )
+
+
+def _users_line() -> str:
+    """The innermost line that is neither torch's nor ours, as "model.py:42"."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OURS):
+        frame = frame.f_back
+    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"

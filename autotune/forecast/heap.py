@@ -1,0 +1,261 @@
+"""What a process holds resident while glibc's malloc serves a log of births and deaths of tensors.
+
+Needs nothing but the log; no torch. glibc serves large blocks from a heap that grows at its end and keeps what is
+free in its middle, so a process may hold nearly twice what its tensors need. Modelled are the rules that decide where
+a block lies, after malloc/malloc.c of glibc 2.36, whose names the constants have: best fit, coalescing, the caches of
+small chunks, mmap with a threshold that rises, trimming. One arena is modelled, the main thread's; memory counts once
+it was touched, and a tensor touches all of its own.
+
+Promises an estimate, since real heaps depend on what the log does not hold: the small objects of Python and torch.
+Three for each tensor stand for all. They matter because one that lies between two large holes keeps these from
+becoming one; where they lie differs from process to process, and with them the peak, by some per cent. So the log is
+served from several starting states, and their mean is the answer. Buffers that kernels take and free inside
+themselves (oneDNN's, MKL's) are served only where the log names them. Other allocators (musl, jemalloc, Windows and
+macOS) have other rules.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import defaultdict
+from collections.abc import Iterable
+from statistics import fmean
+from typing import NamedTuple
+
+from autotune.forecast.records import Event
+
+PAGE_BYTES = 4096
+SIZE_SZ = 8  # the header of a chunk in use
+MALLOC_ALIGNMENT = 16  # chunks are multiples of it, and begin at one
+MINSIZE = 32  # the smallest chunk
+
+DEFAULT_MMAP_THRESHOLD_MAX = 32 << 20  # the threshold rises no further (mallopt(3), M_MMAP_THRESHOLD)
+DEFAULT_TOP_PAD = 128 << 10  # asked of the system beyond what is needed
+FASTBIN_CONSOLIDATION_THRESHOLD = 64 << 10  # freeing so much joins the small chunks, and may trim the top
+MAX_FAST_BYTES = 128  # set_max_fast(DEFAULT_MXFAST): chunks up to it are not joined with their neighbours at once
+TCACHE_FILL_COUNT = 7  # chunks of one size that a thread keeps for itself
+TCACHE_MAX_BYTES = 1040  # the largest chunk that it keeps
+MIN_LARGE_SIZE = 1024  # requests from here on join the fast chunks first
+
+TENSOR_ALIGNMENT = 64  # gAlignment in c10/core/alignment.h; c10/core/impl/alloc_cpu.cpp calls posix_memalign with it
+STORAGE_IMPL_BYTES = 96  # traced with torch 2.13: malloc'ed before a tensor's data, freed after it
+TENSOR_OBJECTS_BYTES = (176, 24)  # traced likewise: a TensorImpl and what refers to it, malloc'ed after the data
+
+STARTING_MMAP_THRESHOLD = 1_925_120
+"""What the threshold (128 KiB in a new process) is once torch was imported and a model built: traced in six of seven
+workloads that train, 2,101,248 in the seventh. Inference alone, without torch.optim, begins at half of it."""
+
+STARTING_HOLE_BYTES = (0, 512 << 10, 1 << 20)
+"""Room for small objects in the heap when the first step begins: 0.3 to 1.1 MiB were traced, in holes and behind the
+end. None at all is a start that agrees with the measured peaks, too."""
+
+
+def heap_peak_bytes(events: Iterable[Event]) -> int:
+    """The most that glibc's malloc holds resident while it serves a log: what the log's tensors add to a process.
+
+    Args:
+        events: births and deaths in their order, with the bytes that torch asks for.
+    """
+    log = tuple(events)
+    return round(fmean(_peak_bytes(log, Heap(hole_bytes=hole_bytes)) for hole_bytes in STARTING_HOLE_BYTES))
+
+
+def _peak_bytes(events: Iterable[Event], heap: Heap) -> int:
+    chunks: dict[int, list[Chunk]] = {}
+    for storage, size_bytes in events:
+        if size_bytes > 0:
+            storage_impl, data = heap.malloc(STORAGE_IMPL_BYTES), heap.memalign(size_bytes)
+            chunks[storage] = [storage_impl, data, *map(heap.malloc, TENSOR_OBJECTS_BYTES)]
+        else:
+            for chunk in reversed(chunks.pop(storage)):
+                heap.free(chunk)
+    return heap.peak_bytes
+
+
+class Chunk(NamedTuple):
+    """Bytes in use, header included; `start` is None where they have a mapping of their own."""
+
+    start: int | None
+    size: int
+
+
+class Heap:
+    """The state of malloc: a heap from address 0 to `top`, the room behind it, and mapped chunks.
+
+    Attributes:
+        top: where the unused end begins.
+        end: the end of what the system gave ("program break").
+        mapped_bytes: of all chunks that have a mapping of their own.
+        mmap_threshold: chunks from this size on get one, if no hole fits.
+        peak_bytes: the most that was resident.
+    """
+
+    def __init__(self, mmap_threshold: int = STARTING_MMAP_THRESHOLD, hole_bytes: int = 0) -> None:
+        """A heap with at most one hole, which is resident before anything is served."""
+        self.top = self.end = self._touched = hole_bytes
+        self.mapped_bytes = 0
+        self.mmap_threshold, self._trim_threshold = mmap_threshold, 2 * mmap_threshold
+        self._holes = _Holes()
+        self._tcache: defaultdict[int, list[int]] = defaultdict(list)
+        self._fast: list[tuple[int, int]] = []
+        self._before_bytes = hole_bytes  # resident already, so not added by what is served
+        self.peak_bytes = 0
+        if hole_bytes:
+            self._holes.add(0, hole_bytes - MINSIZE)
+
+    @property
+    def resident_bytes(self) -> int:
+        """What was touched and not given back, besides what was there before."""
+        return self._touched - self._before_bytes + self.mapped_bytes
+
+    def malloc(self, size_bytes: int) -> Chunk:
+        """A chunk for so many bytes."""
+        size = _chunk_size(size_bytes)
+        if self._tcache[size]:
+            return Chunk(self._tcache[size].pop(), size)
+        return self._allocate(size)
+
+    def memalign(self, size_bytes: int) -> Chunk:
+        """A chunk for a tensor's data: cut out of a larger one, whose ends are freed again (`_int_memalign`)."""
+        size = _chunk_size(size_bytes)
+        start, found = self._allocate(_chunk_size(size + TENSOR_ALIGNMENT + MINSIZE))
+        if start is None:
+            return Chunk(None, found)
+        user = start + 2 * SIZE_SZ
+        lead = -user % TENSOR_ALIGNMENT
+        if lead:
+            lead += TENSOR_ALIGNMENT if lead < MINSIZE else 0
+            self.free(Chunk(start, lead))
+        if found - lead > size + MINSIZE:
+            self.free(Chunk(start + lead + size, found - lead - size))
+            return Chunk(start + lead, size)
+        return Chunk(start + lead, found - lead)
+
+    def free(self, chunk: Chunk) -> None:
+        """Take a chunk back (`_int_free`)."""
+        start, size = chunk
+        if start is None:
+            self._unmap(size)
+        elif size <= TCACHE_MAX_BYTES and len(self._tcache[size]) < TCACHE_FILL_COUNT:
+            self._tcache[size].append(start)
+        elif size <= MAX_FAST_BYTES:
+            self._fast.append((start, size))
+        elif self._join(start, size) >= FASTBIN_CONSOLIDATION_THRESHOLD:
+            self._consolidate()
+            self._trim()
+
+    # ------------------------------------------------------------------ allocation
+
+    def _allocate(self, size: int) -> Chunk:
+        """The smallest hole that fits, or the top, or a mapping, or more top (`_int_malloc`, `sysmalloc`)."""
+        if size >= MIN_LARGE_SIZE:
+            self._consolidate()
+        elif (
+            fast := next((i for i in reversed(range(len(self._fast))) if self._fast[i][1] == size), None)
+        ) is not None:
+            return Chunk(*self._fast.pop(fast))
+        hole = self._holes.take(size)
+        if hole is not None:
+            return self._cut(*hole, size)
+        if self.end - self.top < size + MINSIZE:
+            if self._fast:
+                self._consolidate()
+                return self._allocate(size)
+            if size >= self.mmap_threshold:
+                return self._map(size)
+            self.end += _up(size + DEFAULT_TOP_PAD + MINSIZE - (self.end - self.top), PAGE_BYTES)
+        self.top += size
+        self._touched = max(self._touched, self.top)
+        self._note_peak()
+        return Chunk(self.top - size, size)
+
+    def _cut(self, start: int, found: int, size: int) -> Chunk:
+        if found - size < MINSIZE:
+            return Chunk(start, found)
+        self._holes.add(start + size, found - size)
+        return Chunk(start, size)
+
+    def _map(self, size: int) -> Chunk:
+        mapped = _up(size + SIZE_SZ, PAGE_BYTES)
+        self.mapped_bytes += mapped
+        self._note_peak()
+        return Chunk(None, mapped)
+
+    def _note_peak(self) -> None:
+        self.peak_bytes = max(self.peak_bytes, self.resident_bytes)
+
+    # ------------------------------------------------------------------ release
+
+    def _unmap(self, size: int) -> None:
+        """A mapping goes back at once; the next of its size comes from the heap (`munmap_chunk`, `__libc_free`)."""
+        self.mapped_bytes -= size
+        if self.mmap_threshold < size <= DEFAULT_MMAP_THRESHOLD_MAX:
+            self.mmap_threshold, self._trim_threshold = size, 2 * size
+
+    def _join(self, start: int, size: int) -> int:
+        """Make a hole, joined with those beside it or with the top; how large that is now."""
+        start, size = self._holes.join(start, size)
+        if start + size == self.top:
+            self.top = start
+            return self.end - start
+        self._holes.add(start, size)
+        return size
+
+    def _consolidate(self) -> None:
+        fast, self._fast = self._fast, []
+        for start, size in fast:
+            self._join(start, size)
+
+    def _trim(self) -> None:
+        """Give the end of a large top back (`systrim`)."""
+        unused = self.end - self.top
+        if unused >= self._trim_threshold:
+            extra = max(0, unused - MINSIZE - 1 - DEFAULT_TOP_PAD)
+            self.end -= extra - extra % PAGE_BYTES
+            self._touched = min(self._touched, self.end)
+
+
+class _Holes:
+    """Free chunks, found by size, by start and by end."""
+
+    def __init__(self) -> None:
+        self._by_size: list[tuple[int, int]] = []
+        self._size_at: dict[int, int] = {}
+        self._start_of: dict[int, int] = {}
+
+    def add(self, start: int, size: int) -> None:
+        insort(self._by_size, (size, start))
+        self._size_at[start] = size
+        self._start_of[start + size] = start
+
+    def take(self, size: int) -> tuple[int, int] | None:
+        """Remove the smallest hole of at least this size: its start and size."""
+        place = bisect_left(self._by_size, (size, -1))
+        if place == len(self._by_size):
+            return None
+        start = self._by_size[place][1]
+        return start, self._remove(start)
+
+    def join(self, start: int, size: int) -> tuple[int, int]:
+        """Remove the holes that a chunk touches: the start and size of all together."""
+        if start in self._start_of:
+            before = self._start_of[start]
+            start, size = before, size + self._remove(before)
+        if start + size in self._size_at:
+            size += self._remove(start + size)
+        return start, size
+
+    def _remove(self, start: int) -> int:
+        size = self._size_at.pop(start)
+        del self._start_of[start + size]
+        self._by_size.pop(bisect_left(self._by_size, (size, start)))
+        return size
+
+
+def _chunk_size(size_bytes: int) -> int:
+    """`request2size`: with the header, and rounded up."""
+    return max(_up(size_bytes + SIZE_SZ, MALLOC_ALIGNMENT), MINSIZE)
+
+
+def _up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple

@@ -1,0 +1,279 @@
+"""The memory of a step at any batch size, from a run of the workload's own step without data.
+
+Needs torch and a bench, which is used up: its model loses its data. So this is for a process that may be thrown away
+afterwards. Promises footprints that don't depend on what was forecast before, and one error for every step that
+can't be followed, with the reason.
+
+A footprint takes two steps: the first makes the optimizer's state, the second is like all that come. What runs
+without data imports sympy (70 MiB), which training would not; so it is imported after the base was read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from autotune.bench import Bench, Step
+from autotune.devices import linux_process as linux
+from autotune.errors import NoForecastError
+from autotune.forecast.allocator import reserved_peak_bytes
+from autotune.forecast.heap import heap_peak_bytes
+from autotune.forecast.records import Footprint, Rules
+from autotune.forecast.tracker import ByteTracker, Owner
+from autotune.workloads.batches import move
+from autotune.workloads.tracebacks import one_line
+
+if TYPE_CHECKING:
+    from autotune.forecast.opaque import Lesson
+    from autotune.forecast.tracker import KnownSizes
+    from autotune.forecast.world import World
+
+STEPS = 2
+
+MEASURE_REMEDY = "Its memory can only be measured: autotune does that, one batch size at a time."
+
+
+class Forecaster:
+    """Forecasts one workload's steps.
+
+    Attributes:
+        base_bytes: on CPU, what this process held before the first step besides the model's tensors.
+        guesses: what could not be known without data, in words; grows with the footprints.
+    """
+
+    def __init__(self, bench: Bench, rules: Rules, *, accumulation_steps: int = 1) -> None:
+        """Take the data out of the bench's model.
+
+        Args:
+            bench: the workload; used up.
+            rules: whose memory is forecast.
+            accumulation_steps: micro-batches in a step.
+
+        Raises:
+            NoForecastError: the model was compiled or scripted, or holds tensors that can't be without data.
+        """
+        _refuse_translated(bench.workload.model)
+        self.base_bytes = _base_bytes(bench) if rules is Rules.CPU else 0
+        self.guesses: list[str] = []
+        from autotune.forecast import shapes, twin, world
+
+        self._bench, self._rules, self._accumulation_steps = bench, rules, accumulation_steps
+        self._mode = world.new_mode()
+        self._states = twin.OptimizerStates()
+        self._lesson: Lesson | None = None
+        self._is_watching = True  # for opaque operators, until a step showed that there is none
+        with _explained():
+            self._shape = shapes.learn(bench.workload.make_batch)
+            with self._world() as entered:
+                self._twin = twin.Twin(_tensors_of(bench.workload.model), entered.device)
+            self._twin.swap()
+
+    def footprint(self, batch_size: int) -> Footprint:
+        """The memory of a step at a batch size, from the same state each time.
+
+        Raises:
+            NoForecastError: the step can't be followed without data; the message says why.
+        """
+        started = time.process_time()
+        with _explained():
+            tracker, operators = self._followed(batch_size)
+        return _footprint(batch_size, self._rules, tracker, operators, started)
+
+    def _followed(self, batch_size: int) -> tuple[ByteTracker, int]:
+        """A run without data; the first time, one that stops where something must be learnt from real steps."""
+        if self._is_watching:
+            self._is_watching = False
+            found = self._watched(batch_size)
+            if found is None:
+                self._lesson = self._learnt()
+            self._twin.forget_real()
+            if found is not None:
+                return found
+        return self._fake_run(batch_size, *([self._lesson.corrector(batch_size)] if self._lesson else []))
+
+    def _watched(self, batch_size: int) -> tuple[ByteTracker, int] | None:
+        """A run without data; None where it met an opaque operator. By then its traceback is gone, with its tensors."""
+        from autotune.forecast.opaque import OpaqueOperatorError, stop_at_opaque
+
+        try:
+            return self._fake_run(batch_size, stop_at_opaque)
+        except OpaqueOperatorError:
+            return None
+
+    def _learnt(self) -> Lesson:
+        """What two small steps with data show of the opaque operators."""
+        from autotune.forecast.opaque import SMALL, Recorder, lesson
+
+        real, fake = (Recorder(), Recorder()), (Recorder(), Recorder())
+        self._twin.swap()
+        for size, recorder in zip(SMALL, real, strict=True):
+            self._real_run(size, recorder)
+        self._twin.swap()
+        for size, recorder in zip(SMALL, fake, strict=True):
+            self._fake_run(size, recorder)
+        return lesson(real, fake)
+
+    # ------------------------------------------------------------------ running
+
+    def _fake_run(self, batch_size: int, *known_sizes: KnownSizes) -> tuple[ByteTracker, int]:
+        from autotune.forecast.opaque import reduced_losses
+
+        real = None if self._shape else self._bench.workload.make_batch(batch_size)
+        with self._world() as world:
+            tracker = ByteTracker(
+                self._rules,
+                device_type=torch.device(world.device).type,
+                transients=_transients(self._rules),
+                known_sizes=(*known_sizes, reduced_losses),
+                seen_as=world.stand_in,
+            )
+            make = _fake_batches(self._shape, real, world.device)
+            return tracker, self._run(tracker, batch_size, make, world.device)
+
+    def _real_run(self, batch_size: int, known_sizes: KnownSizes) -> None:
+        tracker = ByteTracker(known_sizes=(known_sizes,))
+        self._run(tracker, batch_size, self._bench.workload.make_batch, None)
+
+    def _run(self, tracker: ByteTracker, batch_size: int, make: Callable[[int], Any], device: str | None) -> int:
+        tracker.give(self._twin.tensors, Owner.PARAMETERS)
+        try:
+            with self._states.kept(tracker, device):
+                tracked = _tracked(self._bench, tracker, make)
+                return _run_steps(tracked, batch_size, tracker, STEPS, self._accumulation_steps)
+        finally:
+            for tensor in self._twin.tensors:
+                tensor.grad = None
+
+    @contextmanager
+    def _world(self) -> Iterator[World]:
+        from autotune.forecast.world import fake_world
+
+        with fake_world(self._rules, self._bench.device.torch_device, self._mode) as world:
+            try:
+                yield world
+            finally:
+                self.guesses += [guess for guess in world.guesses if guess not in self.guesses]
+
+
+def track_real(
+    bench: Bench, batch_size: int, steps: int = 3, rules: Rules = Rules.CPU, *, accumulation_steps: int = 1
+) -> Footprint:
+    """The same counting over steps that really run: the truth that forecasts are held against.
+
+    Args:
+        bench: the workload; it trains.
+        batch_size: samples in each batch.
+        steps: how many.
+        rules: whose rounding and whose allocator.
+        accumulation_steps: micro-batches in a step.
+    """
+    started = time.process_time()
+    tracker = ByteTracker(rules, device_type=torch.device(bench.device.torch_device).type)
+    tracker.give(_tensors_of(bench.workload.model), Owner.PARAMETERS)
+    tracked = _tracked(bench, tracker, bench.workload.make_batch)
+    operators = _run_steps(tracked, batch_size, tracker, steps, accumulation_steps)
+    return _footprint(batch_size, rules, tracker, operators, started)
+
+
+def _tracked(bench: Bench, tracker: ByteTracker, make: Callable[[int], Any]) -> Bench:
+    """The bench with other batches, of which a tracker is told once they are on the device."""
+    from autotune.forecast.shapes import tensors_of
+
+    def make_batch(size: int) -> Any:
+        with tracker.paused():
+            batch = move(make(size), bench.device.torch_device)
+        tracker.give(tensors_of(batch), Owner.BATCH)
+        return batch
+
+    return replace(bench, workload=replace(bench.workload, make_batch=make_batch))
+
+
+def _run_steps(tracked: Bench, batch_size: int, tracker: ByteTracker, steps: int, accumulation_steps: int) -> int:
+    """Steps as a trial runs them, each result held until the next is there; returns the last one's operators."""
+    before = 0
+    with tracker:
+        step = Step(tracked, batch_size, accumulation_steps)
+        for number in range(steps):
+            before = tracker.operators
+            if number:
+                step.renew()
+            _result = step()
+            tracker.end_step()
+        return tracker.operators - before
+
+
+def _fake_batches(shape: Any, real: Any, device: str) -> Callable[[int], Any]:
+    """Makes batches without data: of a shape that was learnt, or else in the image of a real one."""
+    from autotune.forecast.shapes import emptied
+
+    if shape is not None:
+        return lambda batch_size: shape.fake_batch(batch_size, device)
+    return lambda _: emptied(real, device)
+
+
+def _footprint(batch_size: int, rules: Rules, tracker: ByteTracker, operators: int, started: float) -> Footprint:
+    peak = tracker.peak
+    held_bytes = heap_peak_bytes(tracker.events) if rules is Rules.CPU else reserved_peak_bytes(tracker.events)
+    return Footprint(
+        batch_size=batch_size,
+        peak_bytes=peak.total_bytes,
+        held_bytes=held_bytes,
+        composition=tracker.composition(),
+        phase_peak_bytes=tracker.phase_peak_bytes,
+        phase=peak.phase,
+        operator=peak.operator,
+        operators=operators,
+        seconds=time.process_time() - started,
+    )
+
+
+def _transients(rules: Rules) -> Any:
+    if rules is Rules.CPU:
+        return None
+    from autotune.forecast.emulation import CUDA_TRANSIENTS
+
+    return CUDA_TRANSIENTS
+
+
+def _tensors_of(model: nn.Module | None) -> list[torch.Tensor]:
+    """A model's parameters and buffers, tied ones once."""
+    return [] if model is None else [*model.parameters(), *model.buffers()]
+
+
+def _base_bytes(bench: Bench) -> int:
+    storages = {t.untyped_storage()._cdata: t.untyped_storage() for t in _tensors_of(bench.workload.model)}
+    return max(0, linux.resident().total_bytes - sum(storage.nbytes() for storage in storages.values()))
+
+
+def _refuse_translated(model: nn.Module | None) -> None:
+    """Refuse a model whose Python code isn't what runs.
+
+    Raises:
+        NoForecastError: it was compiled or scripted.
+    """
+    for module in () if model is None else model.modules():
+        compiled = hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+        if compiled or isinstance(module, torch.jit.ScriptModule):
+            raise NoForecastError(
+                f"The model is {'compiled' if compiled else 'scripted'}, and what that runs is not known beforehand.",
+                remedy="Forecast the model as it was before, or measure: autotune does that.",
+            )
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Whatever a step without data raises is a reason why there is no forecast."""
+    try:
+        yield
+    except NoForecastError:
+        raise
+    except Exception as error:
+        raise NoForecastError(
+            f"The step cannot be followed without data: {one_line(error)}", remedy=MEASURE_REMEDY
+        ) from error

@@ -1,0 +1,312 @@
+"""Live bytes of tensors, from the birth of each storage to its death.
+
+Needs torch. Works the same over tensors with data and without, so one mechanism gives the forecast and the truth
+that it is held against. Promises the bytes of every storage that an operator took or returned, or that was given;
+memory that a kernel takes and frees inside itself is seen only where `transients` tells of it.
+
+Each storage has one weak reference. The C++ storage keeps its Python object alive, so the reference's callback runs
+when the memory is truly freed, not when Python forgets it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from autotune.forecast.records import Composition, Event, Rules
+
+ROUNDING_BYTES = {Rules.CPU: 64, Rules.CUDA: 512}
+"""What an allocator rounds each request up to: `gAlignment` in c10/core/alignment.h, `kMinBlockSize` in
+c10/cuda/CUDACachingAllocator.cpp."""
+
+FORWARD, BACKWARD, OPTIMIZER = "forward", "backward", "optimizer"
+
+_LIFTS = (torch.ops.aten.lift_fresh.default, torch.ops.aten.lift_fresh_copy.default)
+"""What `torch.tensor(...)` ends in. Its input is a constant whose value a run without data needs, so it is left be."""
+
+Transients = Mapping[Any, Callable[[tuple[Any, ...], dict[str, Any], Any], int]]
+"""By operator: the bytes that its kernel takes and frees inside itself, from its arguments and what it returned."""
+
+KnownSizes = Callable[[Any, tuple[Any, ...], Any], Iterable[tuple[torch.Tensor, int]]]
+"""From an operator, its arguments and what it returned: those of its tensors that hold other bytes than they say."""
+
+
+class Owner(Enum):
+    """What a storage belongs to, by the name of its field in `Composition`; what has none is temporary."""
+
+    PARAMETERS = "parameters_bytes"
+    GRADIENTS = "gradients_bytes"
+    OPTIMIZER = "optimizer_bytes"
+    ACTIVATIONS = "activations_bytes"
+    BATCH = "batch_bytes"
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The worst moment: live bytes, where they were reached, and how many events lie before it."""
+
+    live_bytes: int
+    transient_bytes: int
+    phase: str
+    operator: str
+    events: int
+
+    @property
+    def total_bytes(self) -> int:
+        """Live tensors, and what the running kernel held besides."""
+        return self.live_bytes + self.transient_bytes
+
+
+class _Storage(weakref.ref[torch.UntypedStorage]):
+    """A storage as the tracker knows it: its number, the bytes it says that it has, and those it is counted for."""
+
+    __slots__ = ("counted_bytes", "key", "number", "said_bytes")
+    key: int
+    number: int
+    said_bytes: int
+    counted_bytes: int
+
+
+class ByteTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of live storages while it is entered.
+
+    Attributes:
+        events: births and deaths in their order, sizes not rounded.
+        live_bytes: of all live storages, each rounded up.
+        peak: the worst moment so far.
+        phase_peak_bytes: the worst moment of each phase so far.
+        operators: how many operators ran so far.
+    """
+
+    def __init__(
+        self,
+        rules: Rules = Rules.CPU,
+        *,
+        device_type: str = "cpu",
+        transients: Transients | None = None,
+        known_sizes: Sequence[KnownSizes] = (),
+        seen_as: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> None:
+        """Track nothing yet.
+
+        Args:
+            rules: whose allocator rounds the sizes.
+            device_type: storages on other devices are not counted.
+            transients: memory inside kernels; None for none.
+            known_sizes: correct what operators return.
+            seen_as: the tensor that stands for an operator's argument: in a run without data, the user's own
+                tensors are replaced inside the operators, and what replaces them is what lives and dies.
+        """
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.events: list[Event] = []
+        self.live_bytes = 0
+        self.peak = Peak(0, 0, FORWARD, "", 0)
+        self.phase_peak_bytes: dict[str, int] = {}
+        self.operators = 0
+        self._rounding_bytes = ROUNDING_BYTES[rules]
+        self._device_type = device_type
+        self._transients = transients or {}
+        self._known_sizes = known_sizes
+        self._seen_as = seen_as
+        self._storages: dict[int, _Storage] = {}
+        self._owners: dict[int, Owner] = {}
+        self._births: list[str] = []  # the phase in which each storage was born
+        self._phase = FORWARD
+        self._in_optimizer = False
+        self._paused = False
+        self._hooks: list[Any] = []
+
+    # ------------------------------------------------------------------ what the caller tells
+
+    def give(self, tensors: Iterable[torch.Tensor], owner: Owner) -> None:
+        """Count tensors that no operator made under this tracker, or say whose those are that are counted already."""
+        for tensor in tensors:
+            storage = self._see(tensor)
+            if storage is not None:
+                self._owners[storage.number] = owner
+
+    def end_step(self) -> None:
+        """Say whose the storages are that outlive a step: results that are still held, and the optimizer's state."""
+        self._own_survivors(OPTIMIZER, Owner.OPTIMIZER)
+        if self._phase == FORWARD:
+            self._own_survivors(FORWARD, Owner.ACTIVATIONS)
+        self._phase = FORWARD
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Nothing that runs inside is counted, as for making a batch."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
+
+    # ------------------------------------------------------------------ births and deaths
+
+    def _see_all(self, value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            self._see(value)
+        elif isinstance(value, list | tuple):
+            for item in value:
+                self._see_all(item)
+
+    def _see_inputs(self, value: Any) -> None:
+        """Arguments that are new were there before: a constant of the user's, a model that nobody gave."""
+        if isinstance(value, torch.Tensor):
+            seen = value if self._seen_as is None else self._seen_as(value)
+            known = len(self._births)
+            storage = self._see(seen)
+            if storage is not None and storage.number == known:
+                self._owners[known] = Owner.PARAMETERS
+        elif isinstance(value, list | tuple):
+            for item in value:
+                self._see_inputs(item)
+
+    def _see(self, tensor: torch.Tensor, counted_bytes: int | None = None) -> _Storage | None:
+        try:
+            untyped = tensor.untyped_storage()
+        except NotImplementedError:  # sparse and opaque tensors have none
+            return None
+        known, said_bytes = self._storages.get(untyped._cdata), untyped.nbytes()
+        if known is None:
+            count = said_bytes if counted_bytes is None else counted_bytes
+            return self._be_born(untyped, said_bytes, count) if count and self._is_ours(tensor) else None
+        if known.said_bytes != said_bytes:
+            self._resize(known, said_bytes)
+        return known
+
+    def _is_ours(self, tensor: torch.Tensor) -> bool:
+        return tensor.device.type == self._device_type
+
+    def _be_born(self, untyped: torch.UntypedStorage, said_bytes: int, counted_bytes: int) -> _Storage:
+        storage = _Storage(untyped, self._die)
+        storage.key, storage.number = untyped._cdata, len(self._births)
+        storage.said_bytes, storage.counted_bytes = said_bytes, counted_bytes
+        self._storages[storage.key] = storage
+        self._births.append(self._phase)
+        self._count(storage.number, counted_bytes)
+        return storage
+
+    def _die(self, storage: weakref.ref[torch.UntypedStorage]) -> None:
+        assert isinstance(storage, _Storage)
+        if self._storages.pop(storage.key, None) is not None:
+            self._count(storage.number, -storage.counted_bytes)
+
+    def _resize(self, storage: _Storage, said_bytes: int) -> None:
+        """The memory moves: what it had is freed once the new is there, as `resize_` copies between them."""
+        self._count(storage.number, -storage.counted_bytes)
+        storage.said_bytes = storage.counted_bytes = said_bytes
+        self._count(storage.number, said_bytes)
+
+    def _count(self, number: int, size_bytes: int) -> None:
+        if size_bytes:
+            self.events.append(Event(number, size_bytes))
+            self.live_bytes += self._rounded(size_bytes)
+
+    def _rounded(self, size_bytes: int) -> int:
+        """A size as the allocator sees it; of a death, less than zero."""
+        unit = self._rounding_bytes
+        return -(-size_bytes // unit) * unit if size_bytes > 0 else size_bytes // unit * unit
+
+    # ------------------------------------------------------------------ operators
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run an operator and count what it takes and returns."""
+        kwargs = kwargs or {}
+        if self._paused or func.namespace == "prim":  # what a tensor without data is asked about itself
+            return func(*args, **kwargs)
+        self._notice_phase()
+        if func not in _LIFTS:
+            self._see_inputs(args)
+        out = func(*args, **kwargs)
+        for known_sizes in self._known_sizes:
+            for tensor, size_bytes in known_sizes(func, args, out):
+                self._see(tensor, size_bytes)
+        self._see_all(out)
+        transient = self._transients.get(func)
+        self._notice_peak(func, self._transient(transient(args, kwargs, out)) if transient else 0)
+        return out
+
+    def _transient(self, size_bytes: int) -> int:
+        """A storage that is born and dies inside an operator."""
+        if not size_bytes:
+            return 0
+        number = len(self._births)
+        self._births.append(self._phase)
+        self.events += [Event(number, size_bytes), Event(number, -size_bytes)]
+        return self._rounded(size_bytes)
+
+    def _notice_peak(self, func: Any, transient_bytes: int) -> None:
+        self.operators += 1
+        total_bytes, phase = self.live_bytes + transient_bytes, self._phase
+        if total_bytes > self.phase_peak_bytes.get(phase, 0):
+            self.phase_peak_bytes[phase] = total_bytes
+            if total_bytes > self.peak.total_bytes:
+                self.peak = Peak(self.live_bytes, transient_bytes, phase, str(func), len(self.events))
+
+    # ------------------------------------------------------------------ phases
+
+    def _notice_phase(self) -> None:
+        """Backward is where the autograd engine runs a graph: there a checkpointed forward runs again, too."""
+        phase = FORWARD
+        if self._in_optimizer:
+            phase = OPTIMIZER
+        elif torch._C._current_graph_task_id() != -1:
+            phase = BACKWARD
+        if phase != self._phase:
+            if self._phase == FORWARD:
+                self._own_survivors(FORWARD, Owner.ACTIVATIONS)
+            self._phase = phase
+
+    def _own_survivors(self, born_in: str, owner: Owner) -> None:
+        for storage in self._storages.values():
+            if self._births[storage.number] == born_in:
+                self._owners.setdefault(storage.number, owner)
+
+    def _start_optimizer(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+        self.give((p.grad for p in parameters if p.grad is not None), Owner.GRADIENTS)
+        self._in_optimizer = True
+
+    def _end_optimizer(self, *_: Any) -> None:
+        self._in_optimizer = False
+
+    def __enter__(self) -> ByteTracker:
+        """Start counting."""
+        self._hooks = [
+            register_optimizer_step_pre_hook(self._start_optimizer),
+            register_optimizer_step_post_hook(self._end_optimizer),
+        ]
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Stop counting; what dies later is not noticed."""
+        for hook in self._hooks:
+            hook.remove()
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._storages.clear()
+
+    # ------------------------------------------------------------------ the answer
+
+    def composition(self) -> Composition:
+        """What the live bytes at the peak belong to."""
+        live_bytes: dict[int, int] = {}
+        for number, size_bytes in self.events[: self.peak.events]:
+            live_bytes[number] = live_bytes.get(number, 0) + self._rounded(size_bytes)
+        sums = dict.fromkeys((*(owner.value for owner in Owner), "temporary_bytes"), 0)
+        for number, size_bytes in live_bytes.items():
+            owner = self._owners.get(number)
+            sums[owner.value if owner else "temporary_bytes"] += size_bytes
+        sums["temporary_bytes"] += self.peak.transient_bytes
+        return Composition(**sums)

@@ -1,0 +1,91 @@
+"""Where a step runs without data, by the rules of a processor or of a GPU.
+
+Needs torch. Promises that inside it tensors have shapes and no memory, and that whatever a step asks of their data
+is answered and noted. Process-wide: while it is entered, torch's optimizers take such tensors for ordinary ones.
+
+Where there is a GPU, its rules are torch's own. Elsewhere tensors without data that are labelled "cuda" abort the
+process (autograd asks for the device's guard in a place that must not raise), so `emulation` makes tensors of the
+processor follow the GPU's rules.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.optim.optimizer as torch_optimizer
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from autotune.forecast.guesses import Guesses
+from autotune.forecast.records import Rules
+
+
+@dataclass(frozen=True)
+class World:
+    """The mode that tensors without data belong to, the device they are on, and what was guessed so far."""
+
+    mode: FakeTensorMode
+    device: str
+    guesses: list[str]
+
+    def stand_in(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor without data that stands for one with data, the same each time."""
+        if isinstance(tensor, FakeTensor):
+            return tensor
+        return self.mode.fake_tensor_converter.from_real_tensor(self.mode, tensor)
+
+
+def new_mode() -> FakeTensorMode:
+    """The mode of one or several worlds; tensors of one mode cannot meet those of another.
+
+    It takes real tensors too, since a user's step may hold some that nobody knows of: a mask, a second model.
+    """
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def is_native(rules: Rules, device: str) -> bool:
+    """True where the rules are those of a device that is here, and that the workload is on."""
+    return rules is Rules.CPU or (torch.cuda.is_available() and device.startswith("cuda"))
+
+
+@contextmanager
+def fake_world(rules: Rules, device: str | None = None, mode: FakeTensorMode | None = None) -> Iterator[World]:
+    """Run without data what runs inside.
+
+    Args:
+        rules: whose.
+        device: the workload's device; None for the first of the kind that the rules name, where it is here.
+        mode: that of an earlier world, where its tensors are to be used again.
+    """
+    wanted = device or ("cpu" if rules is Rules.CPU else "cuda:0")
+    native = is_native(rules, wanted)
+    guesses = Guesses()
+    with ExitStack() as stack:
+        stack.enter_context(_foreach_takes_fakes())
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")  # they were shown, or will be, when the step really runs
+        if not native:
+            from autotune.forecast.emulation import cuda_on_cpu  # most forecasts need none of it
+
+            stack.enter_context(cuda_on_cpu())
+        entered = stack.enter_context(mode or new_mode())
+        stack.enter_context(guesses)
+        yield World(mode=entered, device=wanted if native else "cpu", guesses=guesses.notes)
+
+
+@contextmanager
+def _foreach_takes_fakes() -> Iterator[None]:
+    """Let optimizers choose their foreach kernels as for real tensors.
+
+    They test the type of each parameter (`_default_to_fused_or_foreach`), and without this take the loop, which lacks
+    the temporaries of the size of all parameters that foreach kernels make.
+    """
+    types = torch_optimizer._foreach_supported_types
+    types.append(FakeTensor)
+    try:
+        yield
+    finally:
+        types.remove(FakeTensor)

@@ -1,0 +1,113 @@
+"""The tracker over tensors with data, against what their storages say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from autotune.forecast.records import Event, Rules
+from autotune.forecast.tracker import ByteTracker, Owner
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 3000)), max_size=40), st.sampled_from(Rules))
+def test_live_bytes_are_those_of_the_storages_that_live(deeds: list[tuple[bool, int]], rules: Rules) -> None:
+    unit = {Rules.CPU: 64, Rules.CUDA: 512}[rules]
+    held: list[torch.Tensor] = []
+    most = 0
+    with ByteTracker(rules) as tracker:
+        for takes, number in deeds:
+            if takes:
+                held.append(torch.empty(number, dtype=torch.uint8))
+            elif held:
+                held.pop(number % len(held))
+            expected = sum(-(-t.numel() // unit) * unit for t in held)
+            assert tracker.live_bytes == expected
+            most = max(most, expected)
+    assert tracker.peak.total_bytes == most
+    assert sum(event.size_bytes for event in tracker.events) == sum(t.numel() for t in held)
+
+
+def test_views_share_a_storage_and_it_dies_with_the_last() -> None:
+    with ByteTracker() as tracker:
+        whole = torch.zeros(100)
+        part = whole[10:20].t()
+        del whole
+        assert tracker.live_bytes == 448  # 400, rounded up to 64
+        del part
+    assert tracker.events == [Event(0, 400), Event(0, -400)]
+
+
+def test_a_storage_that_is_resized_is_freed_and_taken_again() -> None:
+    with ByteTracker() as tracker:
+        tensor = torch.zeros(16)
+        tensor.resize_(64)
+        assert tracker.live_bytes == 256
+    assert tracker.events == [Event(0, 64), Event(0, -64), Event(0, 256)]
+
+
+def test_what_a_kernel_takes_inside_itself_counts_at_the_peak_only() -> None:
+    with ByteTracker(Rules.CUDA, transients={torch.ops.aten.mm.default: lambda args, kwargs, out: 1000}) as tracker:
+        product = torch.zeros(16, 16) @ torch.zeros(16, 16)
+    assert product.shape == (16, 16)
+    assert tracker.live_bytes == 1024
+    assert tracker.peak.total_bytes == 3 * 1024 + 1024
+    assert tracker.peak.operator == "aten.mm.default"
+    assert tracker.composition().temporary_bytes == 4 * 1024
+
+
+def test_nothing_is_counted_while_paused_nor_on_other_devices() -> None:
+    with ByteTracker(device_type="cuda") as tracker:
+        elsewhere = torch.zeros(100)
+    with ByteTracker() as paused, paused.paused():
+        unseen = torch.zeros(100)
+    assert elsewhere.shape == unseen.shape
+    assert tracker.events == paused.events == []
+
+
+def test_a_constant_that_nobody_gave_is_seen_where_it_is_used() -> None:
+    constant = torch.ones(1000)
+    with ByteTracker() as tracker:
+        scaled = constant * 2
+    assert scaled.shape == constant.shape
+    assert tracker.live_bytes == 2 * 4032
+    assert tracker.composition().parameters_bytes == 4032
+
+
+def test_each_phase_has_a_peak_and_each_byte_an_owner() -> None:
+    model = nn.Sequential(nn.Linear(256, 256), nn.Tanh(), nn.Linear(256, 256))
+    optimizer = torch.optim.Adam(model.parameters(), foreach=False)
+    weights_bytes = sum(p.nbytes for p in model.parameters())
+    batch = torch.zeros(32, 256)
+    tracker = ByteTracker()
+    tracker.give(model.parameters(), Owner.PARAMETERS)
+    tracker.give([batch], Owner.BATCH)
+    with tracker:
+        for _ in range(2):
+            optimizer.zero_grad()
+            model(batch).square().mean().backward()
+            optimizer.step()
+            tracker.end_step()
+    assert set(tracker.phase_peak_bytes) == {"forward", "backward", "optimizer"}
+    assert max(tracker.phase_peak_bytes.values()) == tracker.peak.total_bytes
+    parts = tracker.composition()
+    assert tracker.peak.phase == "optimizer"
+    assert parts.parameters_bytes == parts.gradients_bytes == weights_bytes
+    assert parts.optimizer_bytes == pytest.approx(2 * weights_bytes, rel=0.01)  # two moments, and the step counts
+    assert parts.batch_bytes == 32 * 256 * 4
+    assert sum(getattr(parts, name) for name in parts.__struct_fields__) == tracker.peak.total_bytes
+
+
+def test_activations_are_what_the_forward_pass_leaves() -> None:
+    weight = torch.ones(64, 64, requires_grad=True)
+    tracker = ByteTracker()
+    tracker.give([weight], Owner.PARAMETERS)
+    with tracker:
+        hidden = torch.zeros(1000, 64)
+        (hidden @ weight).exp().sum().backward()
+        tracker.end_step()
+    assert tracker.peak.phase == "backward"
+    assert tracker.composition().activations_bytes >= 2 * hidden.nbytes  # the input and the exponential

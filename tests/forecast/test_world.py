@@ -1,0 +1,86 @@
+"""Where steps run without data, and what is answered there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from forecast_child import in_child
+
+from autotune.errors import NoForecastError
+from autotune.forecast.records import Rules
+
+
+def _asked(name: str) -> tuple[Any, list[str]]:
+    """The answer to a question, and what was noted."""
+    from autotune.forecast.world import fake_world
+
+    with fake_world(Rules.CPU) as world:
+        answer = QUESTIONS[name](torch.ones(3, 4))
+        told = tuple(answer.shape) if isinstance(answer, torch.Tensor) else answer
+    return told, world.guesses
+
+
+QUESTIONS: dict[str, Callable[[torch.Tensor], Any]] = {
+    "number": lambda x: x.sum().item(),
+    "condition": lambda x: bool((x > 0).all()),
+    "comparison": lambda x: torch.equal(x, x + 1),
+    "constant": lambda x: torch.tensor(5).item(),
+    "rows": lambda x: x[x[:, 0] > 0],
+    "columns": lambda x: x[:, torch.empty(4) > 0],
+    "elements": lambda x: x[x > 0],
+    "nonzero": lambda x: x.nonzero(),
+    "masked": lambda x: x.masked_select(x[0] > 0),
+    "whole number": lambda x: x.argmax().item(),
+    "unique": lambda x: x.unique(),
+}
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "noted"),
+    [
+        ("number", 1.0, "taken to be 1"),
+        ("condition", False, "taken to be false"),
+        ("comparison", False, "taken to be false"),
+        ("rows", (3, 4), "select everything"),
+        ("columns", (3, 4), "select everything"),
+        ("elements", (12,), "select everything"),
+        ("nonzero", (12, 2), "select everything"),
+        ("masked", (12,), "select everything"),
+    ],
+)
+def test_a_guess_is_noted_with_its_line(question: str, answer: Any, noted: str) -> None:
+    told, guesses = in_child(_asked, question)
+    assert told == answer
+    assert len(guesses) == 1
+    assert guesses[0].startswith("test_world.py:") and noted in guesses[0]
+
+
+def test_the_value_of_a_constant_is_known() -> None:
+    assert in_child(_asked, "constant") == (5, [])
+
+
+@pytest.mark.parametrize("question", ["whole number", "unique"])
+def test_what_may_decide_on_a_shape_is_not_guessed(question: str) -> None:
+    with pytest.raises(NoForecastError, match=r"test_world.py:\d+"):
+        in_child(_asked, question)
+
+
+def _left_behind() -> tuple[bool, bool, bool]:
+    from torch._subclasses.fake_tensor import FakeTensor
+    from torch.optim import optimizer
+
+    from autotune.forecast.world import fake_world
+
+    real = torch.ones(3)
+    with fake_world(Rules.CPU) as world:
+        once = world.stand_in(real) is world.stand_in(real) and isinstance(real * 2, FakeTensor)
+        taken = FakeTensor in optimizer._foreach_supported_types
+    left = FakeTensor not in optimizer._foreach_supported_types and type(real * 2) is torch.Tensor
+    return once, taken, left
+
+
+def test_torch_is_as_before_once_the_world_is_left() -> None:
+    assert in_child(_left_behind) == (True, True, True)

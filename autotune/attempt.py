@@ -10,7 +10,7 @@ import gc
 from autotune.bench import Bench
 from autotune.contest import contest
 from autotune.devices.signs import judge
-from autotune.errors import WorkloadError
+from autotune.errors import AutotuneError, WorkloadError
 from autotune.executors import Attempt, ContestRequest, Request, TrialRequest
 from autotune.measure import measure
 from autotune.trial import Evidence, Outcome
@@ -37,8 +37,9 @@ def perform(bench: Bench, request: Request) -> Attempt:
 def failed(error: BaseException) -> Attempt:
     """The attempt that an exception makes."""
     outcome = judge(error)
-    if isinstance(error, WorkloadError) and outcome is Outcome.FAILED:  # found by our checks, and said in our words
-        text, trace = f"{error.message} {error.remedy}", error.user_traceback
+    if isinstance(error, AutotuneError) and outcome is Outcome.FAILED:  # found by us, and said in our words
+        text = f"{error.message} {error.remedy}".strip()
+        trace = error.user_traceback if isinstance(error, WorkloadError) else ""
     else:
         text, trace = one_line(error), user_traceback(error) if outcome is Outcome.FAILED else ""
     return Attempt(outcome=outcome, evidence=Evidence(source="exception", text=text, user_traceback=trace))

@@ -7,13 +7,15 @@ kernels return and keep for the backward pass; and, for attention, the bytes tha
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.library import Library
 from torch.nn import functional
+
+from autotune.forecast.tracker import Transients
 
 aten = torch.ops.aten
 
@@ -210,30 +212,30 @@ QUERY_BLOCK = 128  # both kernels round the number of queries up to it
 SMALL_HEAD, SMALL_HEAD_BLOCK, LARGE_HEAD_BLOCK = 128, 32, 64  # head_size_rounded in flash_api.cpp
 
 
-def _flash_backward_bytes(args: tuple[Any, ...], _kwargs: dict[str, Any], _out: Any) -> int:
+def _flash_backward(args: tuple[Any, ...], _out: Any) -> list[list[int]]:
     """`mha_bwd` in flash_api.cpp: dq_accum and softmax_d in fp32; dk and dv of all heads where these are grouped."""
     query, key = args[1], args[2]
     batch, heads, length, head = query.shape
     block = SMALL_HEAD_BLOCK if head <= SMALL_HEAD else LARGE_HEAD_BLOCK
     accumulated = FP32_BYTES * batch * heads * _round_up(length, QUERY_BLOCK) * (_round_up(head, block) + 1)
     expanded = 0 if key.shape[1] == heads else 2 * batch * heads * key.shape[2] * head * key.element_size()
-    return int(accumulated + expanded)
+    return [[int(accumulated + expanded)]]
 
 
-def _efficient_backward_bytes(args: tuple[Any, ...], _kwargs: dict[str, Any], _out: Any) -> int:
+def _efficient_backward(args: tuple[Any, ...], _out: Any) -> list[list[int]]:
     """`_efficient_attention_backward`: delta, and for short types dq, in fp32 (kNeedsAccumGradQ)."""
     query = args[1]
     batch, heads, length, head = query.shape
     accumulated = 0 if query.element_size() == FP32_BYTES else _round_up(length, QUERY_BLOCK) * head
-    return int(FP32_BYTES * batch * heads * (length + accumulated))
+    return [[int(FP32_BYTES * batch * heads * (length + accumulated))]]
 
 
 def _round_up(size: int, unit: int) -> int:
     return -(-size // unit) * unit
 
 
-CUDA_TRANSIENTS: Mapping[Any, Callable[[tuple[Any, ...], dict[str, Any], Any], int]] = {
-    aten._scaled_dot_product_flash_attention_backward.default: _flash_backward_bytes,
-    aten._scaled_dot_product_efficient_attention_backward.default: _efficient_backward_bytes,
+CUDA_TRANSIENTS: Transients = {
+    aten._scaled_dot_product_flash_attention_backward.default: _flash_backward,
+    aten._scaled_dot_product_efficient_attention_backward.default: _efficient_backward,
 }
-"""By operator: the bytes that CUDA's kernel takes and frees inside itself. Sources: the files named at each."""
+"""What CUDA's kernels take inside themselves. Sources: the files named at each."""

@@ -16,6 +16,8 @@ macOS) have other rules.
 
 from __future__ import annotations
 
+import os
+import platform
 from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Iterable
@@ -250,6 +252,13 @@ class _Holes:
         del self._start_of[start + size]
         self._by_size.pop(bisect_left(self._by_size, (size, start)))
         return size
+
+
+def is_in_use() -> bool:
+    """True where this process allocates by glibc's malloc as it comes, which is what is replayed here."""
+    other = "malloc" in os.environ.get("LD_PRELOAD", "")  # jemalloc, tcmalloc, mimalloc
+    tuned = any(name.startswith("MALLOC_") for name in os.environ) or "malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    return platform.libc_ver()[0] == "glibc" and not other and not tuned
 
 
 def _chunk_size(size_bytes: int) -> int:

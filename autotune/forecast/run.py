@@ -23,7 +23,7 @@ from autotune.bench import Bench, Step
 from autotune.devices import linux_process as linux
 from autotune.errors import NoForecastError
 from autotune.forecast.allocator import reserved_peak_bytes
-from autotune.forecast.heap import heap_peak_bytes
+from autotune.forecast.heap import heap_peak_bytes, is_in_use
 from autotune.forecast.records import Footprint, Rules
 from autotune.forecast.tracker import ByteTracker, Owner
 from autotune.workloads.batches import move
@@ -31,7 +31,7 @@ from autotune.workloads.tracebacks import one_line
 
 if TYPE_CHECKING:
     from autotune.forecast.opaque import Lesson
-    from autotune.forecast.tracker import KnownSizes
+    from autotune.forecast.tracker import KnownSizes, Transients
     from autotune.forecast.world import World
 
 STEPS = 2
@@ -174,7 +174,8 @@ def track_real(
         accumulation_steps: micro-batches in a step.
     """
     started = time.process_time()
-    tracker = ByteTracker(rules, device_type=torch.device(bench.device.torch_device).type)
+    device_type = torch.device(bench.device.torch_device).type
+    tracker = ByteTracker(rules, device_type=device_type, transients=_transients(rules))
     tracker.give(_tensors_of(bench.workload.model), Owner.PARAMETERS)
     tracked = _tracked(bench, tracker, bench.workload.make_batch)
     operators = _run_steps(tracked, batch_size, tracker, steps, accumulation_steps)
@@ -219,11 +220,10 @@ def _fake_batches(shape: Any, real: Any, device: str) -> Callable[[int], Any]:
 
 def _footprint(batch_size: int, rules: Rules, tracker: ByteTracker, operators: int, started: float) -> Footprint:
     peak = tracker.peak
-    held_bytes = heap_peak_bytes(tracker.events) if rules is Rules.CPU else reserved_peak_bytes(tracker.events)
     return Footprint(
         batch_size=batch_size,
         peak_bytes=peak.total_bytes,
-        held_bytes=held_bytes,
+        held_bytes=_held_bytes(rules, tracker),
         composition=tracker.composition(),
         phase_peak_bytes=tracker.phase_peak_bytes,
         phase=peak.phase,
@@ -233,12 +233,22 @@ def _footprint(batch_size: int, rules: Rules, tracker: ByteTracker, operators: i
     )
 
 
-def _transients(rules: Rules) -> Any:
+def _transients(rules: Rules) -> Transients:
+    """What kernels take inside themselves; imported late, as all that imports much of torch."""
     if rules is Rules.CPU:
-        return None
-    from autotune.forecast.emulation import CUDA_TRANSIENTS
+        from autotune.forecast.cpu_kernels import CPU_TRANSIENTS
+
+        return CPU_TRANSIENTS
+    from autotune.forecast.cuda_kernels import CUDA_TRANSIENTS
 
     return CUDA_TRANSIENTS
+
+
+def _held_bytes(rules: Rules, tracker: ByteTracker) -> int:
+    """What the allocator holds: by replay where it is one that is known, else the live bytes."""
+    if rules is Rules.CUDA:
+        return reserved_peak_bytes(tracker.events)
+    return max(heap_peak_bytes(tracker.events), 0) if is_in_use() else tracker.peak.total_bytes
 
 
 def _tensors_of(model: nn.Module | None) -> list[torch.Tensor]:

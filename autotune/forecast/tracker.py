@@ -32,8 +32,9 @@ FORWARD, BACKWARD, OPTIMIZER = "forward", "backward", "optimizer"
 _LIFTS = (torch.ops.aten.lift_fresh.default, torch.ops.aten.lift_fresh_copy.default)
 """What `torch.tensor(...)` ends in. Its input is a constant whose value a run without data needs, so it is left be."""
 
-Transients = Mapping[Any, Callable[[tuple[Any, ...], dict[str, Any], Any], int]]
-"""By operator: the bytes that its kernel takes and frees inside itself, from its arguments and what it returned."""
+Transients = Mapping[Any, Callable[[tuple[Any, ...], Any], Iterable[Sequence[int]]]]
+"""By operator, from its arguments and what it returned: what its kernel takes and frees inside itself. One burst after
+the other, each of so many storages of so many bytes that live together."""
 
 KnownSizes = Callable[[Any, tuple[Any, ...], Any], Iterable[tuple[torch.Tensor, int]]]
 """From an operator, its arguments and what it returned: those of its tensors that hold other bytes than they say."""
@@ -233,18 +234,17 @@ class ByteTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for tensor, size_bytes in known_sizes(func, args, out):
                 self._see(tensor, size_bytes)
         self._see_all(out)
-        transient = self._transients.get(func)
-        self._notice_peak(func, self._transient(transient(args, kwargs, out)) if transient else 0)
+        bursts = self._transients.get(func)
+        self._notice_peak(func, max(map(self._burst, bursts(args, out)), default=0) if bursts else 0)
         return out
 
-    def _transient(self, size_bytes: int) -> int:
-        """A storage that is born and dies inside an operator."""
-        if not size_bytes:
-            return 0
-        number = len(self._births)
-        self._births.append(self._phase)
-        self.events += [Event(number, size_bytes), Event(number, -size_bytes)]
-        return self._rounded(size_bytes)
+    def _burst(self, sizes_bytes: Sequence[int]) -> int:
+        """Storages that are born and die together inside an operator; returns their bytes."""
+        first = len(self._births)
+        self._births += [self._phase] * len(sizes_bytes)
+        born = [Event(first + place, size_bytes) for place, size_bytes in enumerate(sizes_bytes)]
+        self.events += [*born, *(Event(event.storage, -event.size_bytes) for event in born)]
+        return sum(map(self._rounded, sizes_bytes))
 
     def _notice_peak(self, func: Any, transient_bytes: int) -> None:
         self.operators += 1

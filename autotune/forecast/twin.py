@@ -74,11 +74,6 @@ def _exchange(one: torch.Tensor, other: torch.Tensor) -> None:
     torch._C._swap_tensor_impl(one, other)
 
 
-def tensors_of_model(model: nn.Module | None) -> list[torch.Tensor]:
-    """Its parameters and buffers, tied ones once."""
-    return [] if model is None else [*model.parameters(), *model.buffers()]
-
-
 class OptimizerStates:
     """What the user's optimizers hold. They are found when they step, since a step of the user's own hides them.
 

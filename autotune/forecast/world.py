@@ -10,6 +10,7 @@ processor follow the GPU's rules.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.optim.optimizer as torch_optimizer
+import torch.utils._foreach_utils as foreach_utils
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from autotune.forecast.guesses import Guesses
@@ -67,25 +69,40 @@ def fake_world(rules: Rules, device: str | None = None, mode: FakeTensorMode | N
         stack.enter_context(_foreach_takes_fakes())
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # they were shown, or will be, when the step really runs
+        stack.enter_context(_quiet_fakes())
         if not native:
             from autotune.forecast.emulation import cuda_on_cpu  # most forecasts need none of it
 
-            stack.enter_context(cuda_on_cpu())
+            guesses.notes = stack.enter_context(cuda_on_cpu())  # one list for both, in the order of the step
         entered = stack.enter_context(mode or new_mode())
         stack.enter_context(guesses)
         yield World(mode=entered, device=wanted if native else "cpu", guesses=guesses.notes)
 
 
 @contextmanager
+def _quiet_fakes() -> Iterator[None]:
+    """Keep torch from writing a traceback for an operator that can't run without data: it becomes our one line."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+@contextmanager
 def _foreach_takes_fakes() -> Iterator[None]:
-    """Let optimizers choose their foreach kernels as for real tensors.
+    """Let optimizers, and the clipping of gradients, choose their foreach kernels as for real tensors.
 
     They test the type of each parameter (`_default_to_fused_or_foreach`), and without this take the loop, which lacks
     the temporaries of the size of all parameters that foreach kernels make.
     """
-    types = torch_optimizer._foreach_supported_types
-    types.append(FakeTensor)
+    lists = (torch_optimizer._foreach_supported_types, foreach_utils._foreach_supported_types)
+    for types in lists:
+        types.append(FakeTensor)
     try:
         yield
     finally:
-        types.remove(FakeTensor)
+        for types in lists:
+            types.remove(FakeTensor)

@@ -190,10 +190,6 @@ HISTORIES = {
         [*RAISED, *births(range(10), 12 * MIB), *deaths(range(0, 10, 2), 12 * MIB), *births(range(10, 15), 10 * MIB)],
         120,
     ),
-    "an end that is given back": (
-        [*RAISED, *births(range(8), 20 * MIB), *deaths(range(8), 20 * MIB), *births(range(8, 12), 40 * MIB)],
-        160,
-    ),
     "holes beside mappings": (
         [*RAISED, *births(range(8), 20 * MIB), *deaths(range(7), 20 * MIB), *births(range(8, 10), 150 * MIB)],
         460,

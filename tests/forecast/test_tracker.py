@@ -50,7 +50,7 @@ def test_a_storage_that_is_resized_is_freed_and_taken_again() -> None:
 
 
 def test_what_a_kernel_takes_inside_itself_counts_at_the_peak_only() -> None:
-    with ByteTracker(Rules.CUDA, transients={torch.ops.aten.mm.default: lambda args, kwargs, out: 1000}) as tracker:
+    with ByteTracker(Rules.CUDA, transients={torch.ops.aten.mm.default: lambda args, out: [[1000]]}) as tracker:
         product = torch.zeros(16, 16) @ torch.zeros(16, 16)
     assert product.shape == (16, 16)
     assert tracker.live_bytes == 1024

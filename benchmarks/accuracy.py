@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.oracle import DEFAULT_CACHE, RunFailedError, oracle_for, within
 from benchmarks.probing import ProbeFailedError, probe
-from benchmarks.recording import RESULTS, Cells, Recording, Row, machine
+from benchmarks.recording import RESULTS, Cells, Recording, Row
 from benchmarks.suite import MIB, Entry, chosen
 
 CHECKS = 3
@@ -102,22 +102,17 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="the oracle's runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder to write to")
     options = parser.parse_args()
-    kind = options.device.partition(":")[0]
-    recording = Recording(
-        name=f"accuracy-{kind}",
+    recording = Recording.on(
+        options.device,
+        options.results,
+        "accuracy",
         title="Accuracy of the largest batch size",
         explanation=EXPLANATION,
         cells=_cells,
         summary=_summary,
-        machine=machine(options.device),
-        folder=options.results,
     )
-    rows: list[Accuracy] = []
-    for entry in chosen(options.names):
-        for _ in range(options.probes):
-            rows.append(compare(entry, options.device, options.cache))
-            recording.write(rows)
-            print(rows[-1], flush=True)
+    entries = [entry for entry in chosen(options.names) for _ in range(options.probes)]
+    recording.record(compare(entry, options.device, options.cache) for entry in entries)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from autotune.forecast.records import Rules
 from autotune.spec import LiveWorkload, Precision, ProbeSpec
 from autotune.workloads.live import LiveParts
 from benchmarks.architectures import chosen
-from benchmarks.recording import RESULTS, Cells, Recording, Row, machine
+from benchmarks.recording import RESULTS, Cells, Recording, Row
 from benchmarks.steps import Order, life_peak_bytes, timed_steps
 from benchmarks.suite import MIB
 
@@ -284,20 +284,16 @@ def main() -> None:
             linux_process.limit_data(int(LIMIT_FACTOR * limit_bytes))
         print(json.dumps(PARTS[options.part](cases[0])))
         return
-    recording = Recording(
-        name=f"forecast-{options.device.partition(':')[0]}",
+    recording = Recording.on(
+        options.device,
+        options.results,
+        "forecast",
         title="Accuracy of the forecast of memory",
         explanation=EXPLANATION,
         cells=_cells,
         summary=summary,
-        machine=machine(options.device),
-        folder=options.results,
     )
-    rows: list[Comparison] = []
-    for case in cases:
-        rows.append(compare(case, limit_bytes))
-        recording.write(rows)
-        print(rows[-1], flush=True)
+    recording.record(compare(case, limit_bytes) for case in cases)
 
 
 def _parser() -> argparse.ArgumentParser:

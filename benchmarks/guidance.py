@@ -15,7 +15,7 @@ from statistics import geometric_mean, median
 
 from autotune.result import Result
 from benchmarks.probing import ProbeFailedError, probe
-from benchmarks.recording import RESULTS, Cells, Recording, Row, machine
+from benchmarks.recording import RESULTS, Cells, Recording, Row
 from benchmarks.suite import Entry, chosen
 
 EXPLANATION = """\
@@ -124,20 +124,16 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder to write to")
     options = parser.parse_args()
-    recording = Recording(
-        name=f"guidance-{options.device.partition(':')[0]}",
+    recording = Recording.on(
+        options.device,
+        options.results,
+        "guidance",
         title="Trials with and without the forecast",
         explanation=EXPLANATION,
         cells=_cells,
         summary=_summary,
-        machine=machine(options.device),
-        folder=options.results,
     )
-    rows: list[Guidance] = []
-    for entry in chosen(options.names):
-        rows.append(compare(entry, options.device))
-        recording.write(rows)
-        print(rows[-1], flush=True)
+    recording.record(compare(entry, options.device) for entry in chosen(options.names))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -77,6 +77,19 @@ class Recording:
     summary: Callable[[Sequence[Row]], str]
     machine: Mapping[str, str]
     folder: Path = RESULTS
+
+    @classmethod
+    def on(cls, device: str, folder: Path, topic: str, **what: Any) -> Recording:
+        """The recording of a topic's benchmark on a device, such as "accuracy-cpu"."""
+        return cls(name=f"{topic}-{device.partition(':')[0]}", machine=machine(device), folder=folder, **what)
+
+    def record(self, made: Iterable[Any]) -> None:
+        """Write and print each row as soon as it is made."""
+        rows: list[Any] = []
+        for row in made:
+            rows.append(row)
+            self.write(rows)
+            print(row, flush=True)
 
     def write(self, rows: Sequence[Any]) -> None:
         """Write the rows (dataclasses) so far, and the table that they make."""

@@ -22,7 +22,7 @@ from statistics import geometric_mean, median
 
 from benchmarks.oracle import DEFAULT_CACHE, RunFailedError, oracle_for
 from benchmarks.probing import ProbeFailedError, probe
-from benchmarks.recording import RESULTS, Cells, Recording, Row, machine
+from benchmarks.recording import RESULTS, Cells, Recording, Row
 from benchmarks.steps import Order, build, one_step
 from benchmarks.suite import MIB, Entry, chosen
 
@@ -192,20 +192,16 @@ def main() -> None:
         sizes = [int(size) for size in options.time.split(",")]
         print(json.dumps(timed(order, sizes, options.rounds)))
         return
-    recording = Recording(
-        name=f"throughput-{options.device.partition(':')[0]}",
+    recording = Recording.on(
+        options.device,
+        options.results,
+        "throughput",
         title="Speed at the recommended batch size",
         explanation=EXPLANATION,
         cells=_cells,
         summary=_summary,
-        machine=machine(options.device),
-        folder=options.results,
     )
-    rows: list[Comparison] = []
-    for entry in entries:
-        rows.append(compare(entry, options.device, options.cache))
-        recording.write(rows)
-        print(rows[-1], flush=True)
+    recording.record(compare(entry, options.device, options.cache) for entry in entries)
 
 
 def _parser() -> argparse.ArgumentParser:

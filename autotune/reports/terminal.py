@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autotune.reports.rows import Row, batches_per_epoch, epoch_seconds, rows
-from autotune.reports.words import answer, cautions, outcome, printable
+from autotune.reports.words import answer, cautions, forecast_quality, outcome, printable
 from autotune.result import Result
 from autotune.units import format_bytes, format_count, format_number, format_seconds, format_share
 
@@ -50,6 +50,7 @@ def _heading(result: Result) -> Text:
         f"{environment.threads} thread{'' if environment.threads == 1 else 's'}{place}",
         f"memory budget {format_bytes(result.budget_bytes)} of {format_bytes(result.free_bytes)} free",
         *(f"assumed: {assumption}" for assumption in workload.assumptions),
+        *filter(None, [forecast_quality(result)]),
     ]
     head = Text.assemble((printable(workload.name), "bold"), size)
     return Text("\n").join([head, *(Text(printable(line), style="dim") for line in lines)])

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from autotune.reports.rows import Row, batches_per_epoch, epoch_seconds, row_of
 from autotune.result import AccumulationPlan, Edge, Result, StopReason, TargetAnswer
+from autotune.stats import median
 from autotune.trial import Evidence, Outcome, Trial
 from autotune.units import format_bytes, format_count, format_number, format_rate, format_seconds, format_share
 
@@ -194,6 +195,24 @@ def _plan(plan: AccumulationPlan) -> str:
 def _band(edge: Edge) -> str:
     sizes = ", ".join(format_count(size) for size in edge.band)
     return f"Batch size {sizes} passed once and failed another time: memory near the limit differs between runs."
+
+
+def forecast_quality(result: Result) -> str:
+    """How far the predictions of the trials' peaks were off, or why there were none; empty where none was asked for."""
+    if result.forecast is None:
+        return f"no forecast: {printable(result.no_forecast)}" if result.no_forecast else ""
+    errors = [
+        abs(trial.forecast_bytes / trial.measurement.memory.peak_bytes - 1)
+        for trial in result.trials
+        if trial.measurement is not None and trial.forecast_bytes is not None
+    ]
+    if not errors:
+        return ""
+    off = f"off by {format_share(max(errors))}"
+    if len(errors) > 1:
+        middle = format_share(median(errors))
+        off = f"off by {middle} in the median of {len(errors)} trials, {format_share(max(errors))} at most"
+    return f"the forecast of peak memory was {off}"
 
 
 def evidence_line(evidence: Evidence) -> str:

@@ -10,7 +10,8 @@ from example_results import MIB, example_result, fitting, refused
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.reports.words import answer, outcome, paragraph, printable, printable_lines
+from autotune.forecast.records import Forecast, Rules
+from autotune.reports.words import answer, forecast_quality, outcome, paragraph, printable, printable_lines
 from autotune.result import AccumulationPlan, Edge, Recommendation, StopReason, TargetAnswer
 from autotune.trial import Evidence, Outcome
 
@@ -155,3 +156,24 @@ def test_ordinary_text_stays_as_it_is(text: str) -> None:
 
 def test_lone_surrogates_are_written_out() -> None:
     assert printable("\ud800") == r"\ud800"
+
+
+def test_a_forecast_is_told_with_its_error() -> None:
+    forecast = Forecast(rules=Rules.CPU, footprints=())
+    trials = (
+        fitting(1, 8, (0.1, 0.1), 100),
+        fitting(2, 16, (0.1, 0.1), 200, forecast_bytes=202 * MIB),
+        fitting(3, 32, (0.1, 0.1), 400, forecast_bytes=388 * MIB),
+        refused(4, 64, forecast_bytes=900 * MIB),
+    )
+    quality = forecast_quality(example_result(trials=trials, forecast=forecast))
+    assert quality == "the forecast of peak memory was off by 2.0% in the median of 2 trials, 3.0% at most"
+    quality = forecast_quality(example_result(trials=trials[:2], forecast=forecast))
+    assert quality == "the forecast of peak memory was off by 1.0%"
+
+
+def test_why_there_is_no_forecast_is_told_without_control_characters() -> None:
+    assert forecast_quality(example_result(no_forecast="it asks \x1b[2J for data")) == (
+        "no forecast: it asks \\x1b[2J for data"
+    )
+    assert forecast_quality(example_result()) == ""

@@ -1,6 +1,7 @@
 """Memory that the processor's kernels take and free inside themselves, which no tensor shows.
 
-Needs torch. The rules were found by tracing every allocation of real processes (torch 2.13, oneDNN).
+Needs torch. The rules were found by tracing every allocation of real training processes (torch 2.13, oneDNN). They are
+rough: how oneDNN lays a tensor out is its own choice, by processor and by shape.
 """
 
 from __future__ import annotations

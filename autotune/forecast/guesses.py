@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autotune.errors import NoForecastError
+from autotune.forecast.stand_ins import STAND_INS
 
 aten = torch.ops.aten
 
@@ -51,6 +52,8 @@ class Guesses(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """
         if func is aten._amp_foreach_non_finite_check_and_unscale_.default:
             self._found_inf.add(args[1].untyped_storage())
+        if func in STAND_INS:
+            return STAND_INS[func](*args, **(kwargs or {}))
         try:
             return func(*args, **(kwargs or {}))
         except DataDependentOutputException:

@@ -21,7 +21,7 @@ from autotune.errors import NoForecastError, NothingFitsError, UsageError
 from autotune.executors import Attempt, ForecastRequest, Opened, Request
 from autotune.forecast.cards import Card, find_card
 from autotune.forecast.curve import Curve
-from autotune.forecast.margin import MARGIN_SHARE
+from autotune.forecast.margin import MARGIN_SHARES
 from autotune.forecast.records import Footprint, Rules
 from autotune.spec import Mode, Precision
 from autotune.trial import Record, WorkloadFacts
@@ -54,10 +54,9 @@ class Place(Record, frozen=True):
     memory_bytes: int
     context_bytes: int = 0
 
-    @property
-    def room_bytes(self) -> int:
+    def room_bytes(self, margin_share: float) -> int:
         """What a forecast may take: with the context and the margin, it is within the memory."""
-        return int(self.memory_bytes / (1 + MARGIN_SHARE)) - self.context_bytes
+        return int(self.memory_bytes / (1 + margin_share)) - self.context_bytes
 
 
 class Variant(Record, frozen=True):
@@ -212,7 +211,7 @@ class Estimate(Record, frozen=True):
         for known, largest in zip(self.places, variant.largest_batch_sizes, strict=True):
             if (known.memory_bytes, known.context_bytes) == (place.memory_bytes, place.context_bytes):
                 return largest
-        return _largest_within(variant.footprints, place.room_bytes - variant.base_bytes)
+        return _largest_within(variant.footprints, place.room_bytes(self.margin_share) - variant.base_bytes)
 
     def largest_batch_sizes(self) -> tuple[int, ...]:
         """For each place, the largest batch size of the first variant that is predicted to fit.
@@ -307,11 +306,12 @@ def estimate(executor: DryExecutor, question: Question, told: Callable[[str], No
         NoForecastError: none of the variants can be forecast.
         AutotuneError: the workload cannot be built; see `Executor.open`.
     """
+    margin_share = MARGIN_SHARES[question.rules]
     told("building the model")
     opened = executor.open(dry=True)
     edges = ForecastRequest(
         batch_sizes=tuple(sorted(set(question.batch_sizes))),
-        budgets_bytes=tuple(place.room_bytes for place in question.places),
+        budgets_bytes=tuple(place.room_bytes(margin_share) for place in question.places),
         largest=LARGEST,
         rules=question.rules,
         accumulation_steps=question.accumulation_steps,
@@ -332,7 +332,7 @@ def estimate(executor: DryExecutor, question: Question, told: Callable[[str], No
         question=question,
         batch_sizes=sizes,
         variants=tuple(_with_sizes(executor, edges, variant, sizes) for variant in variants),
-        margin_share=MARGIN_SHARE,
+        margin_share=margin_share,
         guesses=(*_context_guess(question.places), *dict.fromkeys(guess for _, heard in answers for guess in heard)),
     )
 

@@ -293,7 +293,17 @@ def main() -> None:
         cells=_cells,
         summary=summary,
     )
+    if options.merge:
+        recording.write(_merged(options.merge))
+        return
     recording.record(compare(case, limit_bytes) for case in cases)
+
+
+def _merged(files: Sequence[Path]) -> list[Comparison]:
+    """The rows of several runs of this benchmark, a later one's in the place of an earlier one's."""
+    rows = [Comparison(**row) for file in files for row in json.loads(file.read_text())["rows"]]
+    cases = {(row.architecture, row.precision, row.batch_size): row for row in rows}
+    return [cases[key] for key in sorted(cases)]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -302,6 +312,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--precision", nargs="+", choices=[*Precision], default=["fp32", "bf16"])
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 8, 64])
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--merge", nargs="+", type=Path, help="run nothing: join the JSON files of earlier runs")
     parser.add_argument("--memory-limit", type=float, default=MEMORY_LIMIT_GIB, help="in GiB, for a whole process")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder to write to")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)

@@ -1,7 +1,7 @@
 """Put the measured tables into the README, so that no figure there is written by hand.
 
 Replaces what stands between `<!-- begin NAME -->` and `<!-- end NAME -->` with the file of that name in
-`benchmarks/results`.
+`benchmarks/results`; `NAME:summary` stands for what follows the table in it.
 
     python -m benchmarks.readme
 """
@@ -21,10 +21,19 @@ def filled(text: str, folder: Path) -> str:
     """The text with every section replaced whose file is there."""
 
     def section(found: re.Match[str]) -> str:
-        source = folder / found[2]
-        return found[0] if not source.exists() else f"{found[1]}{_content(source)}{found[3]}"
+        name, _, part = found[2].partition(":")
+        source = folder / name
+        if not source.exists():
+            return found[0]
+        content = _summary(source) if part == "summary" else _content(source)
+        return f"{found[1]}{content}{found[3]}"
 
     return SECTION.sub(section, text)
+
+
+def _summary(source: Path) -> str:
+    """What follows a file's last table."""
+    return f"{source.read_text().rpartition('|')[2].strip()}\n"
 
 
 def _content(source: Path) -> str:

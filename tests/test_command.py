@@ -88,7 +88,7 @@ def test_what_a_model_prints_is_not_mixed_with_the_answer(model: Path) -> None:
 
 def test_a_killed_probe_goes_on_from_its_journal(model: Path, tmp_path: Path) -> None:
     output = tmp_path / "result.json"
-    options = ["--max-batch-size", "64", "--output", str(output)]
+    options = ["--max-batch-size", "64", "--no-forecast", "--output", str(output)]
     with started(command(model, *options)) as process:
         wait_for_trials(process, journal_path(output), ended=3)
         process.kill()
@@ -149,7 +149,7 @@ def test_a_full_disk_loses_nothing(model: Path, tmp_path: Path) -> None:
     if run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(disk)]).returncode != 0:
         pytest.skip("mounting is not permitted here")
     try:
-        done = run(command(model, "--max-batch-size", "8", "--output", str(disk / "result.json")))
+        done = run(command(model, "--max-batch-size", "8", "--no-forecast", "--output", str(disk / "result.json")))
     finally:
         run(["umount", str(disk)])
     assert done.returncode == 5

@@ -63,7 +63,7 @@ class Watchdog:
             return Outcome.TIMED_OUT, Evidence(source="clock", text=text)
         resident = self._resident() + self.missing_bytes
         if watch.limit_bytes is not None and resident > watch.limit_bytes:
-            text = f"memory reached {format_bytes(resident)}, over the budget of {format_bytes(watch.limit_bytes)}"
+            text = f"memory reached {format_bytes(resident)}, over the budget of {format_bytes(watch.budget_bytes)}"
             return Outcome.OUT_OF_MEMORY, Evidence(source="watchdog", text=text)
         available = host.available_bytes()
         if available < watch.reserve_bytes:

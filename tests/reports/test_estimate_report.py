@@ -67,7 +67,7 @@ batch   check-   check-   check-
 @pytest.fixture(autouse=True)
 def margin(monkeypatch: pytest.MonkeyPatch) -> None:
     """That of these examples, whatever the benchmark shows."""
-    monkeypatch.setattr("autotune.estimate.MARGIN_SHARE", 0.05)
+    monkeypatch.setattr("autotune.estimate.MARGIN_SHARES", dict.fromkeys(Rules, 0.05))
 
 
 def example(executor: ModelledExecutor | None = None, **settings) -> Estimate:

@@ -137,7 +137,8 @@ class Probe:
         self.forecasted = Forecasted(forecast=attempt.forecast, why_not=why_not)
         self._write(self.forecasted)
         where = hint(attempt.forecast, self.trials, self.opened.budget_bytes)
-        self.listener.forecast_ended(attempt.forecast, where.edge if where else None, why_not)
+        edge = min(where.edge, self.search.limits.largest or where.edge) if where else None
+        self.listener.forecast_ended(attempt.forecast, edge, why_not)
 
     def ask_trial(self, ask: Ask, effort: Effort, *, fresh_process: bool = False) -> Trial:
         """Run the trial that the search asks for, and tell the search."""

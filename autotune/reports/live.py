@@ -74,7 +74,8 @@ class Live:
         if forecast is None:
             self._line(f"no forecast: {why_not}", style="dim")
         else:
-            self._line(f"forecast: about {format_count(edge or 0)} will fit (predicted, not yet run)", style="dim")
+            text = f"forecast: up to about {format_count(edge or 0)} will fit (predicted, not yet run)"
+            self._line(text, style="dim")
 
     def contest_started(self, batch_sizes: tuple[int, ...]) -> None:
         """Say which sizes are timed against each other."""

@@ -9,6 +9,7 @@ from example_results import ENVIRONMENT, FACTS, MIB, example_result, fitting, me
 from rich.console import Console
 
 from autotune.executors import Opened
+from autotune.forecast.records import Forecast, Rules
 from autotune.reports.live import Live, trial_line
 from autotune.result import Result
 from autotune.trial import Outcome
@@ -107,3 +108,25 @@ def test_a_plan_shows_its_accumulation_steps() -> None:
 def test_a_trial_that_timed_out_says_so() -> None:
     trial = refused(1, 64, "clock", "it took longer than 5 min", outcome=Outcome.TIMED_OUT)
     assert trial_line(trial, None) == "       64  timed out (time limit)  it took longer than 5 min"
+
+
+def told_of(forecast: Forecast | None, edge: int | None, why_not: str) -> str:
+    stream = StringIO()
+    live = Live(Console(file=stream, width=30))
+    live.forecast_started()
+    live.forecast_ended(forecast, edge, why_not)
+    return stream.getvalue()
+
+
+def test_a_forecast_is_called_predicted() -> None:
+    forecast = Forecast(rules=Rules.CPU, footprints=())
+    assert told_of(forecast, 1234, "") == "forecast: up to about 1,234 will fit (predicted, not yet run)\n"
+
+
+def test_why_there_is_no_forecast_is_told_on_one_line() -> None:
+    assert told_of(None, None, "model.py:3 reads\na number") == "no forecast: model.py:3 reads\\na number\n"
+
+
+def test_a_trial_shows_by_how_much_its_forecast_was_off() -> None:
+    trial = fitting(1, 8, (0.1, 0.1), 200, forecast_bytes=194 * MIB)
+    assert "forecast -3.0%" in trial_line(trial, 400 * MIB)

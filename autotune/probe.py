@@ -198,7 +198,8 @@ class Probe:
 
     def _tell(self, trial: Trial) -> None:
         if trial.purpose not in ("plan", "target") or (trial.purpose == "target" and trial.accepted):
-            self.search.tell(told(trial))
+            for telling in tellings(trial, self.spec.multiple_of):
+                self.search.tell(telling)
 
     def _hold_contest(self) -> None:
         """Time the sizes that may yet win against each other, unless there is no question or no time."""
@@ -349,31 +350,41 @@ def search_limits(spec: ProbeSpec, opened: Opened) -> Limits:
     )
 
 
-def told(trial: Trial) -> Told:
-    """What the search needs to know of a trial."""
-    measured = trial.measurement is not None
-    return Told(
-        batch_size=trial.batch_size,
-        accepted=trial.accepted,
-        throughput=throughput(trial) if measured else 0.0,
-        throughput_high=throughput_interval(trial)[1] if measured else 0.0,
-        phase=Phase(trial.purpose) if trial.purpose != "target" else Phase.BISECT,
-    )
+def tellings(trial: Trial, multiple_of: int) -> list[Told]:
+    """What the search needs to know of a trial.
+
+    A confirmation that was refused, as peaks differ, also says where they no longer pass the budget: what lies above
+    is refused with it, or else the search would step back through it one by one.
+    """
+    phase = Phase(trial.purpose) if trial.purpose != "target" else Phase.BISECT
+    if trial.measurement is None:
+        return [Told(trial.batch_size, trial.accepted, phase=phase)]
+    speed, (_, highest_speed) = throughput(trial), throughput_interval(trial)
+    found = [Told(trial.batch_size, trial.accepted, speed, highest_speed, phase)]
+    if trial.evidence is not None and trial.evidence.largest_safe is not None:
+        unsafe = (trial.evidence.largest_safe // multiple_of + 1) * multiple_of
+        if unsafe < trial.batch_size:
+            found.append(Told(unsafe, accepted=False, phase=phase))
+    return found
 
 
 def edge_of(trials: Sequence[Trial], multiple_of: int) -> Edge:
     """The border between what fits and what does not, as far as the trials show it."""
     plain = [trial for trial in trials if trial.is_plain]
-    low, high = bounds([told(trial) for trial in plain])
+    low, high = bounds([telling for trial in plain for telling in tellings(trial, multiple_of)])
     accepted, refused = ({t.batch_size for t in plain if t.accepted is flag} for flag in (True, False))
     return Edge(
         largest_fits=low or 0,
         smallest_refused=high,
-        refused_by=next((_reason(t) for t in plain if t.batch_size == high and not t.accepted), ""),
+        refused_by=next((_reason(t) for t in plain if t.batch_size == high and not t.accepted), _unsafe(high)),
         confirmations=sum(t.batch_size == low and t.accepted and t.purpose == "confirm" for t in plain),
         band=tuple(sorted(accepted & refused)),
         multiple_of=multiple_of,
     )
+
+
+def _unsafe(high: int | None) -> str:
+    return "" if high is None else "peaks of about its size differ from run to run and may pass the budget"
 
 
 def _reason(trial: Trial) -> str:

@@ -38,11 +38,14 @@ class Evidence(Record, frozen=True):
 
     `source` names who noticed: the exception raised, the watchdog outside, the kernel, the comparison of
     the peak with the budget, the spread of repeated peaks, the latency limit, the exit status or the clock.
+    `largest_safe` is the largest batch size whose peaks, as far as they differ, stay within the budget; None where
+    nothing is known of that.
     """
 
     source: Literal["exception", "watchdog", "kernel", "budget", "spread", "latency", "exit", "clock"]
     text: str
     user_traceback: str = ""
+    largest_safe: int | None = None
 
 
 class Memory(Record, frozen=True):

@@ -8,8 +8,10 @@ shown; and where a limit on latency was set, the step must keep it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from statistics import fmean, linear_regression
+from typing import Literal
 
 import msgspec
 
@@ -21,7 +23,7 @@ from autotune.trial import Evidence, Measurement, Outcome, Trial
 from autotune.units import format_bytes, format_seconds
 
 LATENCY_QUANTILE = 0.95
-CAUTION = 1.5  # of n runs the largest is passed by the next with a chance of 1 in n + 1, and n is small
+CAUTION = 2.0  # with two runs the largest deviation counts twice, with ten 1.2 times
 NEAR = 0.15  # memory is close to a straight line over so small a share of the batch size
 
 
@@ -41,42 +43,75 @@ def judged(
     if measurement is None or not trial.accepted:
         return trial
     peak = measurement.memory.peak_bytes
+    near = _near([*earlier, trial], trial.batch_size)
+    band = _band(near, forecast) if trial.purpose == "confirm" else None
     if peak > budget_bytes:
         text = f"its peak of {format_bytes(peak)} is {format_bytes(peak - budget_bytes)} over the budget"
-        return _refused(trial, Evidence(source="budget", text=text))
-    worst = _worst_peak([*earlier, trial], trial.batch_size, forecast) if trial.purpose == "confirm" else peak
+        return _refused(trial, "budget", text, band, budget_bytes)
+    worst = peak
+    if trial.purpose == "confirm":
+        worst = band.highest(trial.batch_size) if band else max(p for size, p in near if size == trial.batch_size)
     if worst > budget_bytes:
         text = f"its peak of {format_bytes(peak)} may reach {format_bytes(worst)}, as runs near this size differ"
-        return _refused(trial, Evidence(source="spread", text=text))
+        return _refused(trial, "spread", text, band, budget_bytes)
     return _within_latency(trial, measurement, spec)
 
 
-def _refused(trial: Trial, evidence: Evidence) -> Trial:
+def _refused(
+    trial: Trial, source: Literal["budget", "spread"], text: str, band: _Band | None, budget_bytes: int
+) -> Trial:
+    safe = None if band is None else _largest_safe(band, trial.batch_size, budget_bytes)
+    evidence = Evidence(source=source, text=text, largest_safe=safe)
     return msgspec.structs.replace(trial, outcome=Outcome.OUT_OF_MEMORY, evidence=evidence)
 
 
-def _worst_peak(trials: Sequence[Trial], batch_size: int, forecast: Forecast | None) -> float:
-    """The highest peak to reckon with at this size, in bytes.
+@dataclass(frozen=True)
+class _Band:
+    """Peaks of nearly one size, in bytes: their middle over the batch size, and how far above it to reckon with."""
 
-    It is that on a line through all trials of nearly this size, plus `CAUTION` times their largest deviation. A few
-    runs of one size say little of how much its peak varies; those of its neighbours say the same of theirs. Where
-    peaks don't vary, this is the peak itself. A forecast gives the line its slope, which few trials don't.
+    middle: Callable[[int], float]
+    above_bytes: float
+
+    def highest(self, batch_size: int) -> int:
+        """The highest peak to reckon with at a size."""
+        return round(self.middle(batch_size) + self.above_bytes)
+
+
+def _band(near: Sequence[tuple[int, int]], forecast: Forecast | None) -> _Band | None:
+    """What the peaks of nearly one size say together; None where they are too few for a line and a deviation from it.
+
+    A few runs of one size say little of how much its peak varies; those of its neighbours say the same of theirs.
+    Where peaks don't vary, the band is the line through them. A forecast gives the line its slope, which few trials
+    don't. Of n runs the highest is passed by the next with a chance of 1 in n + 1, so few are trusted less.
     """
-    near = [
+    sizes, peaks = zip(*near, strict=True)
+    middle: Callable[[int], float]
+    if forecast is not None:
+        curve = curve_of(forecast)
+        missed = fmean(peak - curve.at(size) for size, peak in near)
+        middle = lambda size: curve.at(size) + missed  # noqa: E731 - one of two ways to draw the same line
+    elif len(set(sizes)) >= 3:
+        slope, start = linear_regression(sizes, peaks)
+        middle = lambda size: start + slope * size  # noqa: E731
+    else:
+        return None
+    deviation = max(peak - middle(size) for size, peak in near)
+    return _Band(middle, (1 + CAUTION / len(near)) * max(deviation, 0.0))
+
+
+def _near(trials: Sequence[Trial], batch_size: int) -> list[tuple[int, int]]:
+    """Batch size and peak in bytes of the trials of nearly a size."""
+    return [
         (trial.batch_size, trial.measurement.memory.peak_bytes)
         for trial in trials
         if trial.measurement is not None and trial.is_plain and abs(trial.batch_size - batch_size) <= NEAR * batch_size
     ]
-    sizes, peaks = zip(*near, strict=True)
-    if forecast is not None:
-        curve = curve_of(forecast)
-        missed = [peak - curve.at(size) for size, peak in near]
-        return round(curve.at(batch_size) + fmean(missed) + CAUTION * (max(missed) - fmean(missed)))
-    if len(set(sizes)) < 3:  # too few for a line and a deviation from it
-        return max(peak for size, peak in near if size == batch_size)
-    slope, start = linear_regression(sizes, peaks)
-    deviation = max(peak - (start + slope * size) for size, peak in near)
-    return round(start + slope * batch_size + CAUTION * max(deviation, 0.0))
+
+
+def _largest_safe(band: _Band, batch_size: int, budget_bytes: int) -> int:
+    """The largest size below a refused one whose highest peak is within the budget, as far down as the band tells."""
+    lowest = max(1, math.ceil((1 - NEAR) * batch_size))
+    return next((size for size in range(batch_size - 1, lowest, -1) if band.highest(size) <= budget_bytes), lowest)
 
 
 def _within_latency(trial: Trial, measurement: Measurement, spec: ProbeSpec) -> Trial:

@@ -79,3 +79,19 @@ def test_a_loss_that_is_no_number_is_noticed_and_not_refused() -> None:
     assert broken.accepted
     assert has_diverged(broken)
     assert not has_diverged(trial(10))
+
+
+def test_a_refusal_for_spread_says_up_to_where_it_would_be_safe() -> None:
+    neighbours = [trial(10 * size + off, size=size) for size, off in [(90, 0), (92, 40), (95, 0), (97, 0), (99, 0)]]
+    verdict = judged(trial(980, size=98, purpose="confirm"), SPEC, 985, neighbours)
+    assert not verdict.accepted and verdict.evidence is not None
+    safe = verdict.evidence.largest_safe
+    assert safe is not None and 90 <= safe < 98
+    again = judged(trial(10 * safe, size=safe, purpose="confirm"), SPEC, 985, [*neighbours, verdict])
+    assert again.accepted
+
+
+def test_a_trial_that_only_explores_says_nothing_of_safety() -> None:
+    neighbours = [trial(10 * size, size=size) for size in (90, 92, 95)]
+    verdict = judged(trial(1100, size=98), SPEC, 985, neighbours)
+    assert verdict.evidence is not None and verdict.evidence.largest_safe is None

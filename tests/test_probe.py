@@ -293,3 +293,20 @@ def test_a_journal_that_cannot_be_written_any_more_costs_the_journal_and_not_the
     spec = ProbeSpec(workload=FILE, **MEMORY)
     assert Probe(spec, FakeExecutor(), FullDisk(), Ears()).run().batch_size == 100
     assert Ears.heard == ["no space left. The probe goes on without a journal."]
+
+
+@pytest.mark.parametrize("forecast_error", [None, 0.0, 0.1])
+@pytest.mark.parametrize("seed", range(5))
+def test_where_peaks_differ_the_search_steps_back_in_a_few_trials(forecast_error: float | None, seed: int) -> None:
+    executor = FakeExecutor(
+        budget_bytes=100_000,
+        base_bytes=30_000,
+        bytes_per_sample=100,
+        spread=0.08,
+        seed=seed,
+        forecast_error=forecast_error,
+    )
+    result = probe(executor, **MEMORY)
+    highest = (30_000 + 100 * result.batch_size) * 1.08
+    assert highest <= 1.04 * 100_000
+    assert len(result.trials) <= (45 if forecast_error is None else 20)

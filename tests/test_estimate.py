@@ -33,11 +33,11 @@ def estimated(executor: ModelledExecutor | None = None, **question) -> Estimate:
     return estimate(executor or ModelledExecutor(), Question(**settings))
 
 
-def truth(budget_bytes: int, context_bytes: int = 0) -> int:
+def truth(budget_bytes: int, context_bytes: int = 0, rules: Rules = Rules.CUDA) -> int:
     """The largest size within a budget, found one by one."""
     size = 0
     while (modelled(size + 1, SAMPLE_BYTES[Precision.FP32]).held_bytes + context_bytes) * (
-        1 + MARGIN_SHARES[Rules.CUDA]
+        1 + MARGIN_SHARES[rules]
     ) <= budget_bytes:
         size += 1
     return size
@@ -61,7 +61,7 @@ def test_a_context_takes_its_part_of_the_memory() -> None:
 
 def test_the_base_of_a_process_counts_as_memory() -> None:
     found = estimated(ModelledExecutor(base_bytes=GIB), rules=Rules.CPU)
-    assert found.variant().largest_batch_sizes[0] == truth(4 * GIB, context_bytes=GIB)
+    assert found.variant().largest_batch_sizes[0] == truth(4 * GIB, context_bytes=GIB, rules=Rules.CPU)
     assert found.max_batch_size("4GiB") == found.variant().largest_batch_sizes[0]
     assert found.max_batch_size("3GiB") <= truth(3 * GIB, context_bytes=GIB)
 

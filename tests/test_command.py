@@ -146,7 +146,7 @@ needs_root = pytest.mark.skipif(
 def test_a_full_disk_loses_nothing(model: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    if run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(disk)]).returncode != 0:
+    if run(["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(disk)]).returncode != 0:
         pytest.skip("mounting is not permitted here")
     try:
         done = run(command(model, "--max-batch-size", "8", "--no-forecast", "--output", str(disk / "result.json")))

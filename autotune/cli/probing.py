@@ -1,0 +1,215 @@
+"""`autotune probe` and `autotune show`: options become a `ProbeSpec`, a `Result` becomes text.
+
+Needs click at once, and the rest of the package only where the command runs.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from autotune.cli.options import (
+    CLASS_OPTIONS,
+    EXIT_CODES,
+    MODE,
+    PRECISIONS,
+    PROGRAM,
+    SEED,
+    VERBOSE,
+    SectionedCommand,
+    read_by,
+    workload_of,
+)
+from autotune.cli.screen import listener_for, print_result
+from autotune.errors import EXIT_INTERRUPTED, UsageError
+from autotune.units import parse_budget, parse_duration, parse_share
+
+if TYPE_CHECKING:
+    from autotune.result import Result
+    from autotune.spec import ProbeSpec
+
+_EXAMPLES = """\b
+Examples:
+  autotune probe model.py
+  autotune probe model.py --device cuda --precision bf16 --memory-budget 20GiB
+  autotune probe model.py --target 4096 --output result.json
+  autotune probe model.py --mode inference --objective latency --max-latency 50ms
+  autotune probe torchvision.models:resnet18 --input 3x224x224 --target class:1000
+  BATCH_SIZE=$(autotune probe model.py --quiet)"""
+
+_TARGET_HELP = (
+    "A whole number asks whether this machine can process so many samples at once, and how to get there if it "
+    "cannot. Anything else describes what a class learns: class:1000, or float:5. May be given once for each."
+)
+
+_SECTIONS: dict[str, list[click.Option]] = {
+    "Question": [
+        click.Option(
+            ["--objective"],
+            type=click.Choice(["throughput", "memory", "latency"]),
+            default="throughput",
+            help="What to recommend: the smallest batch size about as fast as the fastest, the largest that fits, "
+            "or the fastest within --max-latency.  [default: throughput]",
+        ),
+        click.Option(
+            ["--max-latency", "latency_seconds"],
+            metavar="DURATION",
+            callback=read_by(parse_duration),
+            help="With --objective latency: what 95% of the steps must keep to, such as 50ms.",
+        ),
+        click.Option(
+            ["--tolerance"],
+            metavar="SHARE",
+            default="5%",
+            show_default=True,
+            callback=read_by(parse_share),
+            help="How much speed may be given up for a smaller batch.",
+        ),
+        click.Option(["--target", "targets"], metavar="N|KIND", multiple=True, help=_TARGET_HELP),
+    ],
+    "Model given as a class": CLASS_OPTIONS,
+    "Step": [
+        MODE,
+        click.Option(
+            ["--precision"],
+            type=click.Choice(PRECISIONS),
+            default="fp32",
+            show_default=True,
+            help="Number format of the forward pass.",
+        ),
+        click.Option(["--compile"], is_flag=True, help="Run the model through torch.compile."),
+        click.Option(["--device"], default="auto", show_default=True, help="cpu, cuda, cuda:1, mps or auto."),
+        click.Option(["--threads"], type=int, metavar="N", help="Processor threads.  [default: torch's own choice]"),
+        SEED,
+    ],
+    "Limits": [
+        click.Option(
+            ["--memory-budget", "budget"],
+            metavar="SIZE|SHARE",
+            default="90%",
+            show_default=True,
+            callback=read_by(parse_budget),
+            help="The memory that the whole process may use, such as 8GiB, or a share of what is free now.",
+        ),
+        click.Option(["--start"], type=int, metavar="N", help="The first batch size to try."),
+        click.Option(["--max-batch-size"], type=int, metavar="N", help="Try nothing above it."),
+        click.Option(
+            ["--multiple-of"], type=int, metavar="N", default=1, show_default=True, help="Try only multiples of it."
+        ),
+        click.Option(
+            ["--max-seconds"],
+            metavar="DURATION",
+            callback=read_by(parse_duration),
+            help="End after so long, such as 90, 20m or 1h, with the best so far.",
+        ),
+        click.Option(["--max-trials"], type=int, metavar="N", help="End after so many trials, with the best so far."),
+        click.Option(
+            ["--trial-timeout", "trial_timeout_seconds"],
+            metavar="DURATION",
+            default="5m",
+            show_default=True,
+            callback=read_by(parse_duration),
+            help="Give up a batch size that takes longer than this.",
+        ),
+    ],
+    "Search": [
+        click.Option(
+            ["--forecast/--no-forecast"],
+            default=True,
+            help="Let a forecast of memory, made without running, guide the search.  [default: forecast]",
+        ),
+    ],
+    "Output": [
+        click.Option(
+            ["--output"],
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Save the result as JSON. While the probe runs, its journal lies beside it, as FILE.journal.jsonl.",
+        ),
+        click.Option(["--resume"], is_flag=True, help="Go on from the journal of --output."),
+        click.Option(["--quiet"], is_flag=True, help="Print the recommended batch size and nothing else."),
+        VERBOSE,
+    ],
+}
+
+
+@click.command(
+    cls=SectionedCommand,
+    sections=_SECTIONS,
+    epilog=f"{_EXAMPLES}\n\n{EXIT_CODES}",
+)
+def probe(*, target: str, output: Path | None, resume: bool, quiet: bool, verbose: bool, **options: Any) -> int:
+    """Try batch sizes of a model and recommend one.
+
+    TARGET is a Python file or the dotted name of a module that holds the model by plain names (model, loss,
+    dataset and so on), or a class as package.module:Class with --input and --target for its data.
+    """
+    spec = _spec(target, **options)
+    listener = listener_for(quiet=quiet, verbose=verbose)
+    from autotune.api import run
+
+    try:
+        result = run(
+            spec,
+            listener=listener,
+            output=output,
+            resume=resume,
+            command_line=shlex.join([PROGRAM, *sys.argv[1:]]),
+            verbose=verbose,
+        )
+    finally:
+        listener.ended(None)  # an error may have left the spinner on
+    return _conclude(result, output, quiet=quiet)
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--quiet", is_flag=True, help="Print the recommended batch size and nothing else.")
+def show(file: Path, quiet: bool) -> None:
+    """Show the result that a probe saved with --output."""
+    from autotune.result import load_result
+
+    print_result(load_result(file), quiet=quiet)
+
+
+def _spec(target: str, *, targets: tuple[str, ...], **options: Any) -> ProbeSpec:
+    from autotune.spec import Mode, Objective, Precision, ProbeSpec
+
+    number, answer = _split_targets(targets)
+    workload = workload_of(target, options.pop("inputs"), answer, options.pop("arguments"))
+    for name, kind in (("mode", Mode), ("objective", Objective), ("precision", Precision)):
+        options[name] = kind(options[name])
+    return ProbeSpec(workload=workload, target=number, **options)
+
+
+def _split_targets(targets: tuple[str, ...]) -> tuple[int | None, str | None]:
+    """The batch size that is asked about, and the description of what a class learns."""
+    numbers = [text for text in targets if re.fullmatch(r"[+-]?[0-9]{1,18}", text)]
+    answers = [text for text in targets if text not in numbers]
+    if len(numbers) > 1 or len(answers) > 1:
+        raise UsageError(
+            "--target is given twice for the same thing.",
+            remedy="Give one whole number, one description of what a class learns, or one of each.",
+        )
+    return (int(numbers[0]) if numbers else None), (answers[0] if answers else None)
+
+
+def _conclude(result: Result, output: Path | None, *, quiet: bool) -> int:
+    """Show what was found; returns the exit code."""
+    from autotune.result import StopReason
+
+    interrupted = result.stop is StopReason.INTERRUPTED
+    if not quiet:
+        if interrupted:
+            click.echo("interrupted: what follows is the best so far", err=True)
+        if output is not None:
+            click.echo(f"saved to {output}", err=True)
+        if sys.stdout.isatty():
+            click.echo()  # sets the answer apart from the lines above it
+    print_result(result, quiet=quiet)
+    return EXIT_INTERRUPTED if interrupted else 0

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from autotune.executors import Opened
 from autotune.forecast.records import Forecast
+from autotune.progress import Ahead
 from autotune.result import Result
 from autotune.spec import ProbeSpec
 from autotune.trial import Trial
@@ -22,8 +23,8 @@ class Listener(Protocol):
         """The workload is built: what it is, where it runs, and the budget."""
         ...
 
-    def trial_started(self, number: int, batch_size: int, purpose: str, why: str) -> None:
-        """A trial is about to run: what is tried, and why."""
+    def trial_started(self, number: int, batch_size: int, purpose: str, why: str, ahead: Ahead) -> None:
+        """A trial is about to run: what is tried, why, and what remains, this trial included."""
         ...
 
     def trial_ended(self, trial: Trial) -> None:
@@ -60,7 +61,7 @@ class Silence:
     def opened(self, opened: Opened) -> None:
         """Say nothing."""
 
-    def trial_started(self, number: int, batch_size: int, purpose: str, why: str) -> None:
+    def trial_started(self, number: int, batch_size: int, purpose: str, why: str, ahead: Ahead) -> None:
         """Say nothing."""
 
     def trial_ended(self, trial: Trial) -> None:

@@ -34,6 +34,7 @@ def measure(bench: Bench, request: TrialRequest) -> Measurement:
         request: the batch size and how much to measure.
     """
     device, effort = bench.device, request.effort
+    began = time.perf_counter()
     device.release()
     device.start_reading()
     step = Step(bench, request.batch_size, request.accumulation_steps)
@@ -42,6 +43,7 @@ def measure(bench: Bench, request: TrialRequest) -> Measurement:
         step.renew()
         loss = step()
     device.synchronize()
+    warmed_up = time.perf_counter()
     device.start_conditions()
     timed = _timed(step, bench, effort)
     samples = timed.steps * request.batch_size * request.accumulation_steps
@@ -54,6 +56,8 @@ def measure(bench: Bench, request: TrialRequest) -> Measurement:
         conditions=device.conditions(timed.steps, samples),
         memory=device.memory(),
         last_loss=_number(loss),
+        warmup_seconds=warmed_up - began,
+        measuring_seconds=time.perf_counter() - warmed_up,
     )
 
 

@@ -20,9 +20,10 @@ from autotune.executors import ContestRequest, Effort, Executor, ForecastRequest
 from autotune.forecast.records import Forecast, Rules
 from autotune.guide import hint, measured_peaks, predicted_peak
 from autotune.listener import Listener
+from autotune.progress import Ahead, ahead
 from autotune.recommend import contenders, is_decided, merged, recommend, speeds, throughput, throughput_interval
-from autotune.result import Edge, Recommendation, Result, StopReason, TargetAnswer
-from autotune.search import Ask, Limits, Phase, Search, Stop, Told, bounds
+from autotune.result import Edge, Recommendation, Result, Spent, StopReason, TargetAnswer
+from autotune.search import Ask, Hint, Limits, Phase, Search, Stop, Told, bounds
 from autotune.spec import Objective, ProbeSpec
 from autotune.store import Forecasted, Journal, Line, NoJournal, Purpose, TrialBegan, TrialEnded, TrialInterrupted
 from autotune.target import answer_target
@@ -37,7 +38,8 @@ EDGE_CONFIRMATIONS = 2  # in forked children, besides the one in a fresh process
 EDGE_RESOLUTION = 0.05  # where the largest batch size is not the answer, its neighbourhood is enough
 CONTEST_SECONDS = 3.0
 CONTEST_SHARE = 0.8  # of the free memory, for all contenders together
-MOST_CONTESTS = 4  # on a quiet machine one decides; in noise more rounds help, but not for ever
+MOST_CONTESTS = 4  # in noise more rounds help, but not for ever
+LEAST_CONTESTS = 3  # on CPU, each in a process of its own: see `Probe._hold_contest`
 LATENCY_STEPS = 20  # the fewest of which the 95th percentile is not simply the slowest
 
 
@@ -52,6 +54,7 @@ class Probe:
     trials: list[Trial] = field(default_factory=list)
     forecasted: Forecasted | None = None
     contest: Contest | None = None
+    spent: Spent = field(default_factory=Spent)
     started: float = field(default_factory=time.monotonic)
 
     def run(self) -> Result:
@@ -65,6 +68,7 @@ class Probe:
         """
         self.listener.opening(self.spec)
         self.opened = self.executor.open()
+        self.spent = Spent(opening_seconds=time.monotonic() - self.started)
         self.listener.opened(self.opened)
         self.search = Search(search_limits(self.spec, self.opened))
         for trial in self.trials:
@@ -77,7 +81,7 @@ class Probe:
         target = None
         try:
             stop = self._search_until_confirmed()
-            if self.spec.target is not None and self._spent() is None:
+            if self.spec.target is not None and self._exhausted() is None:
                 target = answer_target(self.spec.target, self)
         except KeyboardInterrupt:
             if not self.speeds():
@@ -93,14 +97,14 @@ class Probe:
             stop = self._search_to_its_end()
             self._hold_contest()
             size = self._recommendation().batch_size
-            if self._spent() is not None or self._is_confirmed(size):
-                return self._spent() or stop
+            if self._exhausted() is not None or self._is_confirmed(size):
+                return self._exhausted() or stop
             ask = Ask(size, Phase.CONFIRM, "does the answer hold in a fresh process?")
             self.contest = self.contest if self.ask_trial(ask, CONFIRM, fresh_process=True).accepted else None
 
     def _search_to_its_end(self) -> StopReason:
         while isinstance(move := self._next_move(), Ask):
-            if (spent := self._spent()) is not None and self.trials:  # one trial at least, whatever was allowed
+            if (spent := self._exhausted()) is not None and self.trials:  # one trial at least, whatever was allowed
                 if not self.speeds():
                     raise _nothing_yet(spent)
                 return spent
@@ -114,7 +118,10 @@ class Probe:
         wanted = self.spec.forecast and self.spec.objective is not Objective.LATENCY
         if wanted and self.forecasted is None and measured_peaks(self.trials):
             self._forecast()
-        return self.search.ask(hint(self._known_forecast, self.trials, self.opened.budget_bytes))
+        return self.search.ask(self._hint())
+
+    def _hint(self) -> Hint | None:
+        return hint(self._known_forecast, self.trials, self.opened.budget_bytes)
 
     @property
     def _known_forecast(self) -> Forecast | None:
@@ -123,6 +130,7 @@ class Probe:
     def _forecast(self) -> None:
         """Ask for a forecast, in a child of its own: whatever goes wrong there costs the forecast, not the probe."""
         self.listener.forecast_started()
+        began = time.monotonic()
         batch_size, peak_bytes = max(measured_peaks(self.trials))
         attempt = self.executor.run(
             ForecastRequest(
@@ -135,8 +143,9 @@ class Probe:
         )
         why_not = "" if attempt.forecast else attempt.evidence.text if attempt.evidence else attempt.outcome.value
         self.forecasted = Forecasted(forecast=attempt.forecast, why_not=why_not)
+        self.spent = msgspec.structs.replace(self.spent, forecast_seconds=time.monotonic() - began)
         self._write(self.forecasted)
-        where = hint(attempt.forecast, self.trials, self.opened.budget_bytes)
+        where = self._hint()
         edge = min(where.edge, self.search.limits.largest or where.edge) if where else None
         self.listener.forecast_ended(attempt.forecast, edge, why_not)
 
@@ -163,7 +172,7 @@ class Probe:
     def _ran(self, number: int, request: TrialRequest, purpose: Purpose, why: str) -> Trial:
         """Announce a trial, run it, and judge it."""
         self._write(TrialBegan(number=number, batch_size=request.batch_size, purpose=purpose))
-        self.listener.trial_started(number, request.batch_size, purpose, why)
+        self.listener.trial_started(number, request.batch_size, purpose, why, self._ahead())
         began = time.monotonic()
         attempt = self.executor.run(request)
         trial = Trial(
@@ -179,6 +188,9 @@ class Probe:
             forecast_bytes=predicted_peak(self._known_forecast, self.trials, request.batch_size),
         )
         return judged(trial, self.spec, self.opened.budget_bytes, self.trials, self._known_forecast)
+
+    def _ahead(self) -> Ahead:
+        return ahead(self.search, self._hint(), self.trials, self.spec)
 
     def _taken(self, trial: Trial) -> Trial:
         self._write(TrialEnded(trial=trial))
@@ -202,29 +214,44 @@ class Probe:
                 self.search.tell(telling)
 
     def _hold_contest(self) -> None:
-        """Time the sizes that may yet win against each other, unless there is no question or no time."""
+        """Time the sizes that may yet win against each other, unless there is no question or no time.
+
+        On CPU several processes have a say: where a process' heap happens to lie decides for all its life which
+        sizes return their memory to the system after each step and fault it in again, at up to 40% of the speed.
+        """
         names = contenders(self.trials, self.spec.tolerance, CONTEST_SHARE * self.opened.free_bytes)
         is_known = self.contest is not None and self.contest.batch_sizes == names
         if self.spec.objective is Objective.MEMORY or len(names) == 1 or is_known:
             return
         self.contest = None
-        for _ in range(MOST_CONTESTS):
-            if self._spent() is not None or not self._more_rounds(names):
+        on_cpu = self.opened.environment.device == "cpu"
+        for number in range(MOST_CONTESTS):
+            if self._exhausted() is not None or not self._more_rounds(names, fresh_process=on_cpu and number > 0):
+                return
+            enough = number + 1 >= (LEAST_CONTESTS if on_cpu else 1)
+            if enough and self.contest is not None and is_decided(self.contest, self.spec.tolerance):
                 return
 
-    def _more_rounds(self, names: tuple[int, ...]) -> bool:
-        """Add to the final round; True where it is still open who wins."""
+    def _more_rounds(self, names: tuple[int, ...], *, fresh_process: bool) -> bool:
+        """Add to the final round; False where that did not finish."""
         self.listener.contest_started(names)
-        timeout_seconds = self.spec.trial_timeout_seconds
+        began = time.monotonic()
         attempt = self.executor.run(
-            ContestRequest(batch_sizes=names, seconds=CONTEST_SECONDS, timeout_seconds=timeout_seconds)
+            ContestRequest(
+                batch_sizes=names,
+                seconds=CONTEST_SECONDS,
+                fresh_process=fresh_process,
+                timeout_seconds=self.spec.trial_timeout_seconds,
+            )
         )
+        seconds = self.spent.contest_seconds + time.monotonic() - began
+        self.spent = msgspec.structs.replace(self.spent, contest_seconds=seconds)
         if attempt.contest is None:
             why = attempt.evidence.text if attempt.evidence else attempt.outcome.value
             self.listener.warned(f"The final round did not finish ({why}); what was timed before it decides.")
             return False
         self.contest = merged(self.contest, attempt.contest)
-        return not is_decided(self.contest, self.spec.tolerance)
+        return True
 
     # ------------------------------------------------------------------ allowances
 
@@ -233,7 +260,7 @@ class Probe:
             return Effort(min_steps=LATENCY_STEPS, seconds=0.5)
         return {Phase.BISECT: BISECT, Phase.CONFIRM: CONFIRM}.get(phase, GROW)
 
-    def _spent(self) -> StopReason | None:
+    def _exhausted(self) -> StopReason | None:
         """Which allowance is used up, if any."""
         if self.spec.max_trials is not None and len(self.trials) >= self.spec.max_trials:
             return StopReason.TRIALS
@@ -284,6 +311,7 @@ class Probe:
             no_forecast=self.forecasted.why_not if self.forecasted else "",
             isolated=self.opened.isolated,
             warnings=cautions(self.trials, self.opened, confirmed=confirmed),
+            spent=self.spent,
         )
 
     # ------------------------------------------------------------------ no answer

@@ -89,6 +89,14 @@ class Recommendation(Record, frozen=True):
     why: str
 
 
+class Spent(Record, frozen=True):
+    """Wall time of a probe outside its trials: what each of its other parts took, in seconds."""
+
+    opening_seconds: float = 0.0
+    forecast_seconds: float = 0.0
+    contest_seconds: float = 0.0
+
+
 class Result(Record, frozen=True):
     """All that a probe found. `budget_bytes` is what the training process may use in all.
 
@@ -112,6 +120,7 @@ class Result(Record, frozen=True):
     no_forecast: str = ""
     isolated: bool = True
     warnings: tuple[str, ...] = ()
+    spent: Spent = Spent()
     schema_version: int = SCHEMA_VERSION
 
     @property

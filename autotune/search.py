@@ -33,6 +33,9 @@ from autotune.result import StopReason
 SHORT_OF_EDGE = 0.05
 """The first guess stays so far below the forecast edge: a refusal tells less than a peak, and costs more."""
 
+GUESSES = 3
+"""What a good forecast usually needs: short of the edge, the edge, and its successor."""
+
 SLACK = 2
 """How many questions more than plain doubling and bisection a forecast may cost at worst."""
 
@@ -234,6 +237,42 @@ def _bisections(low: int, high: int, limits: Limits) -> float:
     """How often the gap between two bounds must be halved until nothing is left to ask between them."""
     width = max(limits.multiple_of, limits.resolution * low)
     return math.log2(max((high - low) / width, 1.0))
+
+
+def most_left(told: Sequence[Told], limits: Limits, hint: Hint | None = None) -> tuple[int, bool] | None:
+    """How many more questions to expect, and whether that is a bound as long as what was accepted stays accepted.
+
+    No bound is known while sizes double towards an edge that may be anywhere; then a hint tells what to expect, and
+    without one the answer is None.
+    """
+    low, high = bounds(told)
+    _, largest = _reach(limits)
+    end = high if high is not None else largest
+    confirmed = sum(t.batch_size == low and t.phase is Phase.CONFIRM for t in told)
+    confirming = max(limits.confirmations - confirmed, 0)
+    if end is not None:
+        left = _most_to_the_edge(low, high, end, limits)
+        return left + confirming + (SLACK if hint is not None and left else 0), True
+    if hint is None:
+        return None
+    doublings = 0 if limits.plateau_tolerance is None else math.log2(max(hint.edge / (low or 1), 1))
+    return math.floor(doublings) + GUESSES + confirming, False
+
+
+def _most_to_the_edge(low: int | None, high: int | None, end: int, limits: Limits) -> int:
+    """The most questions until an edge below `end` is found, wherever it lies."""
+    first = _first(limits)
+    if low is None:  # the start, and halvings from there, of which each leaves a gap of its own size to bisect
+        size = first if high is None else high
+        shrinking = (high is None) + math.ceil(math.log2(size)) + math.ceil(_bisections(1, size, limits))
+        if high is not None:
+            return shrinking
+        return max(shrinking, 1 + _most_to_the_edge(first, None, end, limits))
+    if high is not None:
+        return _most_left(low, high, high - 1, limits)
+    doublings = [low << k for k in range((end // low).bit_length() + 1)]
+    edges = {size - 1 for size in doublings if low < size <= end} | {max(end - 1, low), max(end, low)}
+    return max(_most_left(low, None, edge, limits) for edge in edges)
 
 
 def bounds(told: Sequence[Told]) -> tuple[int | None, int | None]:

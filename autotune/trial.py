@@ -83,7 +83,8 @@ class Conditions(Record, frozen=True):
 class Measurement(Record, frozen=True):
     """What one trial measured: raw wall and CPU seconds of each timed step, and memory.
 
-    A step processes `batch_size * accumulation_steps` samples.
+    A step processes `batch_size * accumulation_steps` samples. `warmup_seconds` is the wall time of making the batch
+    and of the `warmup_steps` before the clock started, `measuring_seconds` that of all that followed.
     """
 
     batch_size: int
@@ -95,6 +96,8 @@ class Measurement(Record, frozen=True):
     accumulation_steps: int = 1
     last_loss: float | None = None
     notes: tuple[str, ...] = ()
+    warmup_seconds: float | None = None
+    measuring_seconds: float | None = None
 
 
 class Contest(Record, frozen=True):

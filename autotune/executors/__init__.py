@@ -43,11 +43,15 @@ class TrialRequest(Record, frozen=True, tag="trial"):
 
 
 class ContestRequest(Record, frozen=True, tag="contest"):
-    """Time these batch sizes against each other, interleaved, for so many seconds in all."""
+    """Time these batch sizes against each other, interleaved, for so many seconds in all.
+
+    `fresh_process` asks for a new interpreter, not a forked child.
+    """
 
     batch_sizes: tuple[int, ...]
     seconds: float
     min_rounds: int = 5
+    fresh_process: bool = False
     timeout_seconds: float = 300.0
 
 

@@ -90,7 +90,7 @@ class ChildExecutor:
 
     def run(self, request: Request) -> Attempt:
         """Run a request in a child. See `Executor.run`."""
-        wants_fresh = isinstance(request, TrialRequest) and request.fresh_process
+        wants_fresh = not isinstance(request, ForecastRequest) and request.fresh_process
         if isinstance(request, ForecastRequest) and not self._forks:  # it uses up the workload that it is made on
             return self._run_once(request, dry=True)
         if wants_fresh or (self._on_cpu and not self._forks):

@@ -1,25 +1,29 @@
 """What a probe is doing, line by line, while it does it.
 
-Needs rich and the records. Promises, on a terminal, one line that says what is tried, why and for how long,
-and below each other one line a trial that ended; elsewhere only those lines, whole, at once, and without a
-control character. All of it goes to the error stream: the standard output is the answer's.
+Needs rich and the records. Promises, on a terminal, one line that says what is tried and why, what remains and
+how long it has taken, and below each other one line a trial that ended; elsewhere only those lines, whole, at
+once, and without a control character. All of it goes to the error stream: the standard output is the answer's.
 """
 
 from __future__ import annotations
 
+import math
+import time
+
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.table import Column
 from rich.text import Text
 
 from autotune.executors import Opened
 from autotune.forecast.records import Forecast
+from autotune.progress import Ahead
 from autotune.reports.rows import trial_speed
 from autotune.reports.words import evidence_line, outcome, printable
 from autotune.result import Result
 from autotune.spec import LiveWorkload, PickledWorkload, ProbeSpec
 from autotune.trial import Trial
-from autotune.units import format_bytes, format_count, format_number, format_share
+from autotune.units import format_bytes, format_count, format_number, format_seconds, format_share
 
 REFRESHES_PER_SECOND = 4  # the spinner shares the processor with the trial that is being timed
 
@@ -33,6 +37,7 @@ class Live:
         self._spinner = console.file.isatty() and console.is_interactive and spinner
         self._progress: Progress | None = None
         self._budget_bytes: int | None = None
+        self._began = time.monotonic()
 
     def opening(self, spec: ProbeSpec) -> None:
         """Say that the workload is being built."""
@@ -51,9 +56,9 @@ class Live:
             f"within {format_bytes(opened.budget_bytes)}"
         )
 
-    def trial_started(self, number: int, batch_size: int, purpose: str, why: str) -> None:
-        """Say what is tried and why."""
-        self._begin(f"trying {format_count(batch_size)}: {printable(why)}")
+    def trial_started(self, number: int, batch_size: int, purpose: str, why: str, ahead: Ahead) -> None:
+        """Say what is tried and why, and what remains."""
+        self._begin(f"trying {format_count(batch_size)}: {printable(why)}", remaining(ahead))
 
     def trial_ended(self, trial: Trial) -> None:
         """Write the trial's line."""
@@ -94,7 +99,7 @@ class Live:
             self._progress.stop()
             self._progress = None
 
-    def _begin(self, text: str) -> None:
+    def _begin(self, text: str, remains: str = "") -> None:
         self._stop()
         if not self._spinner:
             return
@@ -102,7 +107,8 @@ class Live:
         self._progress = Progress(
             SpinnerColumn(),
             description,
-            TimeElapsedColumn(),
+            TextColumn(remains, markup=False, style="dim", table_column=Column(no_wrap=True)),
+            _Elapsed(self._began),
             console=self._console,
             transient=True,
             refresh_per_second=REFRESHES_PER_SECOND,
@@ -122,6 +128,32 @@ class Live:
         else:
             self._console.print(text, soft_wrap=True)
         self._console.file.flush()
+
+
+class _Elapsed(ProgressColumn):
+    """The time since the probe began, not since the line did."""
+
+    def __init__(self, began: float) -> None:
+        super().__init__(table_column=Column(no_wrap=True))
+        self._began = began
+
+    def render(self, task: Task) -> Text:
+        return Text(f"· {_whole_seconds(time.monotonic() - self._began)} so far", style="dim")
+
+
+def remaining(ahead: Ahead) -> str:
+    """What remains, to plan by: "· at most 7 trials to go, about 12 s"; empty where nothing is known."""
+    if ahead.trials is None:
+        return ""
+    bound = "at most" if ahead.is_bound else "about"
+    trials = f"· {bound} {format_count(ahead.trials)} trial{'' if ahead.trials == 1 else 's'} to go"
+    if ahead.seconds is None:
+        return trials
+    return f"{trials}, {'about ' if ahead.is_bound else ''}{_whole_seconds(math.ceil(ahead.seconds))}"
+
+
+def _whole_seconds(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 59.5 else format_seconds(seconds, compact=True)
 
 
 def trial_line(trial: Trial, budget_bytes: int | None) -> str:

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from autotune.executors import Opened
 from autotune.forecast.records import Forecast, Rules
+from autotune.progress import Ahead
 from autotune.reports.live import Live, trial_line
 from autotune.result import Result
 from autotune.trial import Outcome
@@ -44,7 +45,7 @@ def play(live: Live, result: Result) -> None:
     live.opening(result.spec)
     live.opened(OPENED)
     for trial in result.trials:
-        live.trial_started(trial.number, trial.batch_size, trial.purpose, trial.why)
+        live.trial_started(trial.number, trial.batch_size, trial.purpose, trial.why, Ahead())
         live.trial_ended(trial)
     live.contest_started((256, 512))
     live.warned("The machine was busy.")
@@ -66,12 +67,12 @@ def test_colours_that_are_forced_on_start_no_spinner_in_a_log() -> None:
 def test_a_terminal_sees_what_is_tried_and_why_and_its_cursor_again_afterwards() -> None:
     stream = Terminal()
     live = Live(Console(file=stream, width=80, color_system=None, force_terminal=True, legacy_windows=False))
-    live.trial_started(1, 1024, "grow", "twice 512")
+    live.trial_started(1, 1024, "grow", "twice 512", Ahead(trials=7, seconds=11.2, is_bound=True))
     live.contest_started((256, 1024))
     live.ended(None)
     live.ended(None)
     text = stream.getvalue()
-    assert "trying 1,024: twice 512 0:00:00" in text
+    assert "trying 1,024: twice 512 · at most 7 trials to go, about 12 s · 0 s so far" in " ".join(text.split())
     assert "timing 256, 1,024 against each other" in text
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
 

@@ -1,7 +1,7 @@
 """How near the tool's largest batch size comes to the true one, and whether it really fits.
 
 Needs Linux. For each workload: the truth by the oracle, the tool's answer with `--objective memory` under the
-same budget, and ten steps at that answer in each of three fresh processes that neither of them has seen.
+same budget, and ten steps at that answer in each of a dozen fresh processes that neither of them has seen.
 
     python -m benchmarks.accuracy [NAME ...]
 """
@@ -13,19 +13,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.oracle import DEFAULT_CACHE, RunFailedError, oracle_for, within
+from benchmarks.oracle import DEFAULT_CACHE, REPEATS, RunFailedError, oracle_for, within
 from benchmarks.probing import ProbeFailedError, probe
 from benchmarks.recording import RESULTS, Cells, Recording, Row
 from benchmarks.suite import MIB, Entry, chosen
 
-CHECKS = 3
+CHECKS = 12
 
 EXPLANATION = f"""\
-The truth is the largest batch size whose ten steps stay within the budget in each of three fresh processes, found by
-doubling and bisection, without the tool; a range of larger sizes that fits again, as in the MLP, is not its
-maximum. 'Share' is the tool's answer as a share of it. 'Fits
-again' counts in how many of {CHECKS} more fresh processes ten steps at that answer stayed within the budget; 'peaks'
-is the smallest and the largest peak of these, as a share of the budget."""
+The truth is the largest batch size whose ten steps stay within the budget in each of {REPEATS} fresh processes, found
+by doubling and bisection, without the tool; a range of larger sizes that fits again, as in the MLP, is not its maximum.
+'Share' is the tool's answer as a share of it. 'Fits again' counts in how many of {CHECKS} more fresh processes ten
+steps at that answer stayed within the budget; 'peaks' is the smallest and the largest peak of these, as a share of the
+budget."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,7 @@ def main() -> None:
         summary=_summary,
     )
     entries = [entry for entry in chosen(options.names) for _ in range(options.probes)]
-    recording.record(compare(entry, options.device, options.cache) for entry in entries)
+    recording.record((compare(entry, options.device, options.cache) for entry in entries), len(entries))
 
 
 if __name__ == "__main__":

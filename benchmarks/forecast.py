@@ -296,7 +296,7 @@ def main() -> None:
     if options.merge:
         recording.write(_merged(options.merge))
         return
-    recording.record(compare(case, limit_bytes) for case in cases)
+    recording.record((compare(case, limit_bytes) for case in cases), len(cases))
 
 
 def _merged(files: Sequence[Path]) -> list[Comparison]:

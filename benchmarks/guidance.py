@@ -133,7 +133,8 @@ def main() -> None:
         cells=_cells,
         summary=_summary,
     )
-    recording.record(compare(entry, options.device) for entry in chosen(options.names))
+    entries = chosen(options.names)
+    recording.record((compare(entry, options.device) for entry in entries), len(entries))
 
 
 if __name__ == "__main__":

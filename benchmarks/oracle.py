@@ -42,6 +42,10 @@ WATCH_SECONDS = 0.01
 KILL_FACTOR = 1.25
 """A child over the budget by this is ended: it has shown that it does not fit, and shall not harm the machine."""
 
+REPEATS = 12
+"""Equal processes differ in their peaks by several percent. A size that half of all processes hold passes three runs
+one time in eight, and a bisection asks of several such sizes; twelve runs it passes one time in 4,096."""
+
 NEAR_EDGE = 0.9
 """A peak under this share of the budget passes without being repeated: runs differ by a few percent."""
 
@@ -73,7 +77,7 @@ class Oracle:
 
     order: Order
     budget_bytes: int
-    repeats: int = 3
+    repeats: int = REPEATS
     cache: Path | None = DEFAULT_CACHE
 
     def observe(self, batch_size: int, repeat: int = 0) -> Observed:

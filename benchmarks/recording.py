@@ -7,9 +7,12 @@ rows like all others. The table is made from the rows alone.
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import re
+import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -18,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from autotune.units import format_seconds
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -62,6 +67,13 @@ def _own_version() -> str:
         return __version__
 
 
+def _remaining(done: int, total: int, seconds: float) -> str:
+    """What is done and what remains: "3 of 10 done in 2 min, about 5 min to go"."""
+    ahead = seconds / done * (total - done)
+    to_go = f", about {format_seconds(math.ceil(ahead))} to go" if total > done else ""
+    return f"{done} of {total} done in {format_seconds(round(seconds))}{to_go}"
+
+
 @dataclass(frozen=True)
 class Recording:
     """A benchmark's results on disk: `NAME.json` and `NAME.md`.
@@ -83,13 +95,15 @@ class Recording:
         """The recording of a topic's benchmark on a device, such as "accuracy-cpu"."""
         return cls(name=f"{topic}-{device.partition(':')[0]}", machine=machine(device), folder=folder, **what)
 
-    def record(self, made: Iterable[Any]) -> None:
-        """Write and print each row as soon as it is made."""
+    def record(self, made: Iterable[Any], total: int) -> None:
+        """Write and print each of so many rows as soon as it is made, and what remains to be done."""
         rows: list[Any] = []
+        began = time.monotonic()
         for row in made:
             rows.append(row)
             self.write(rows)
-            print(row, flush=True)
+            print(" | ".join(self.cells(asdict(row)).values()), flush=True)
+            print(_remaining(len(rows), total, time.monotonic() - began), file=sys.stderr, flush=True)
 
     def write(self, rows: Sequence[Any]) -> None:
         """Write the rows (dataclasses) so far, and the table that they make."""

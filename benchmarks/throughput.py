@@ -201,7 +201,7 @@ def main() -> None:
         cells=_cells,
         summary=_summary,
     )
-    recording.record(compare(entry, options.device, options.cache) for entry in entries)
+    recording.record((compare(entry, options.device, options.cache) for entry in entries), len(entries))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -26,6 +26,7 @@ from autotune.executors.children import ChildExecutor
 from autotune.forecast.records import Rules
 from autotune.listener import Listener, Silence
 from autotune.probe import Probe
+from autotune.reports.written import check_writable
 from autotune.result import Result
 from autotune.spec import (
     LiveWorkload,
@@ -82,7 +83,7 @@ def _probed(
             raise UsageError("--resume needs --output.", remedy="Name the result file of the probe to go on with.")
         result = Probe(spec, executor, NoJournal(), listener).run()
         return _with_command(result, command_line)
-    _check_writable(output)
+    check_writable(output)
     with FileJournal(journal_path(output), spec, resume=resume) as journal:
         probe = Probe(
             spec,
@@ -102,16 +103,6 @@ def _probed(
 def journal_path(output: Path) -> Path:
     """Where the journal of a result lies while its probe runs."""
     return output.with_name(output.name + ".journal.jsonl")
-
-
-def _check_writable(output: Path) -> None:
-    """Find out before the work, not after it."""
-    if output.is_dir():
-        raise ResultFileError(f"{output} is a directory.", remedy="Give --output a file name.")
-    if not output.parent.is_dir():
-        raise ResultFileError(f"There is no folder {output.parent}.", remedy="Make it, or give another --output.")
-    if not os.access(output if output.exists() else output.parent, os.W_OK):
-        raise ResultFileError(f"{output} cannot be written: permission denied.", remedy="Give another --output.")
 
 
 def _save(result: Result, output: Path) -> None:

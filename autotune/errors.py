@@ -11,6 +11,7 @@ Needs nothing, so that any module may raise. The tree:
         UnsavedResultError  (5)  ... and the result is there, carried by the error
       NoTrialFinishedError  (6)  every trial timed out, crashed or reached a kernel limit
       NoForecastError       (7)  a step cannot be followed without data
+      RegressionError       (8)  a comparison found more change for the worse than is allowed
 
 One handler in `cli.main` prints them, as one line and a remedy, without a traceback of ours.
 """
@@ -93,3 +94,9 @@ class NoForecastError(AutotuneError):
     """A step cannot be followed without data, so its memory cannot be forecast; the message says why."""
 
     exit_code = 7
+
+
+class RegressionError(AutotuneError):
+    """A comparison found that something got worse by more than is allowed; the message names it."""
+
+    exit_code = 8

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -16,6 +16,10 @@ from autotune.errors import ResultFileError
 from autotune.forecast.records import Forecast
 from autotune.spec import ProbeSpec
 from autotune.trial import SCHEMA_VERSION, Contest, Environment, Record, Trial, WorkloadFacts
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.console import Console, ConsoleOptions, RenderResult
 
 
 class StopReason(StrEnum):
@@ -158,6 +162,28 @@ class Result(Record, frozen=True):
         from autotune.reports.words import paragraph  # reports stand above the records
 
         return paragraph(self)
+
+    def plot(self) -> Figure:
+        """All pictures of the result in one matplotlib figure, which shows itself in a notebook.
+
+        Save it with `result.plot().savefig("result.png")`, as any other. No window opens, and nothing that was set
+        of matplotlib changes.
+        """
+        from autotune.reports.figures import overview
+
+        return overview([self])
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Show the result as `autotune show` does, where rich prints it."""
+        from autotune.reports.terminal import report
+
+        yield report(self, options.max_width)
+
+    def _repr_html_(self) -> str:
+        """The answer, the table and the throughput, where a notebook shows it."""
+        from autotune.reports.html import fragment
+
+        return fragment(self)
 
 
 def load_result(path: str | Path) -> Result:

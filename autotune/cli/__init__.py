@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from autotune import __version__
+from autotune.cli.comparing import compare
 from autotune.cli.estimating import estimate
 from autotune.cli.options import EXIT_CODES, PROGRAM
 from autotune.cli.probing import probe, show
+from autotune.cli.reporting import report
 from autotune.cli.screen import complain, print_result
 from autotune.errors import EXIT_INTERRUPTED, AutotuneError, UnsavedResultError, UsageError, WorkloadError
 
@@ -44,7 +46,7 @@ def cli(ctx: click.Context) -> None:
         ctx.exit(UsageError.exit_code)
 
 
-for _command in (probe, estimate, show):
+for _command in (probe, estimate, show, report, compare):
     cli.add_command(_command)
 
 

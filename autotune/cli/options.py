@@ -32,6 +32,7 @@ Exit codes:
   5    a result or a journal cannot be read or written
   6    no trial finished
   7    no forecast: the step cannot be followed without data
+  8    a comparison found more change for the worse than is allowed
   130  interrupted; the best so far is shown, if there is one"""
 
 

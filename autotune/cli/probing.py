@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from autotune.cli.options import (
     workload_of,
 )
 from autotune.cli.screen import listener_for, print_result
-from autotune.errors import EXIT_INTERRUPTED, UsageError
+from autotune.errors import EXIT_INTERRUPTED, ResultFileError, UnsavedResultError, UsageError
 from autotune.units import parse_budget, parse_duration, parse_share
 
 if TYPE_CHECKING:
@@ -132,6 +133,12 @@ _SECTIONS: dict[str, list[click.Option]] = {
             help="Save the result as JSON. While the probe runs, its journal lies beside it, as FILE.journal.jsonl.",
         ),
         click.Option(["--resume"], is_flag=True, help="Go on from the journal of --output."),
+        click.Option(
+            ["--report", "report_path"],
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Write a report, too: .html, .md, .csv, .png or .svg, by the ending of its name.",
+        ),
         click.Option(["--quiet"], is_flag=True, help="Print the recommended batch size and nothing else."),
         VERBOSE,
     ],
@@ -143,13 +150,23 @@ _SECTIONS: dict[str, list[click.Option]] = {
     sections=_SECTIONS,
     epilog=f"{_EXAMPLES}\n\n{EXIT_CODES}",
 )
-def probe(*, target: str, output: Path | None, resume: bool, quiet: bool, verbose: bool, **options: Any) -> int:
+def probe(
+    *,
+    target: str,
+    output: Path | None,
+    report_path: Path | None,
+    resume: bool,
+    quiet: bool,
+    verbose: bool,
+    **options: Any,
+) -> int:
     """Try batch sizes of a model and recommend one.
 
     TARGET is a Python file or the dotted name of a module that holds the model by plain names (model, loss,
     dataset and so on), or a class as package.module:Class with --input and --target for its data.
     """
     spec = _spec(target, **options)
+    _check_report(report_path, output)
     listener = listener_for(quiet=quiet, verbose=verbose)
     from autotune.api import run
 
@@ -164,7 +181,8 @@ def probe(*, target: str, output: Path | None, resume: bool, quiet: bool, verbos
         )
     finally:
         listener.ended(None)  # an error may have left the spinner on
-    return _conclude(result, output, quiet=quiet)
+    _write_report(result, report_path)
+    return _conclude(result, [path for path in (output, report_path) if path], quiet=quiet)
 
 
 @click.command()
@@ -199,16 +217,40 @@ def _split_targets(targets: tuple[str, ...]) -> tuple[int | None, str | None]:
     return (int(numbers[0]) if numbers else None), (answers[0] if answers else None)
 
 
-def _conclude(result: Result, output: Path | None, *, quiet: bool) -> int:
-    """Show what was found; returns the exit code."""
+def _check_report(path: Path | None, output: Path | None) -> None:
+    """Find out before the probe that its report could not be written."""
+    if path is None:
+        return
+    from autotune.reports.written import check_writable, format_of
+
+    format_of(path, "--report")
+    check_writable(path, "--report")
+    if output is not None and path.resolve() == output.resolve():
+        raise UsageError(f"--output and --report are both {path}.", remedy="Give them different names.")
+
+
+def _write_report(result: Result, path: Path | None) -> None:
+    """Write the report; a disk that has become full meanwhile must not cost the answer."""
+    if path is None:
+        return
+    from autotune.reports.written import write_report
+
+    try:
+        write_report([result], path)
+    except ResultFileError as error:
+        raise UnsavedResultError(error.message, remedy="Free some space.", result=result) from error
+
+
+def _conclude(result: Result, written: Sequence[Path], *, quiet: bool) -> int:
+    """Show what was found, and where it was written to; returns the exit code."""
     from autotune.result import StopReason
 
     interrupted = result.stop is StopReason.INTERRUPTED
     if not quiet:
         if interrupted:
             click.echo("interrupted: what follows is the best so far", err=True)
-        if output is not None:
-            click.echo(f"saved to {output}", err=True)
+        for path in written:
+            click.echo(f"saved to {path}", err=True)
         if sys.stdout.isatty():
             click.echo()  # sets the answer apart from the lines above it
     print_result(result, quiet=quiet)

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autotune.reports.rows import Row, batches_per_epoch, epoch_seconds, rows
-from autotune.reports.words import answer, cautions, forecast_quality, outcome, printable
+from autotune.reports.words import answer, cautions, forecast_quality, printable, verdict
 from autotune.result import Result
 from autotune.units import format_bytes, format_count, format_number, format_seconds, format_share
 
@@ -66,7 +66,7 @@ def table(result: Result, width: int = WIDEST_TEXT) -> Table:
     for row in rows(result):
         made.add_row(
             *_figures(row, result),
-            _verdict(row, result),
+            Text(verdict(row, result), style="red" if row.refusal is not None else ""),
             style="bold green" if row.batch_size == result.batch_size else "",
         )
     return made
@@ -89,14 +89,3 @@ def _figures(row: Row, result: Result) -> Iterator[str]:
     if dataset_size:
         yield format_count(batches_per_epoch(dataset_size, row.batch_size))
         yield format_seconds(epoch_seconds(dataset_size, speed), compact=True) if speed else _UNKNOWN
-
-
-def _verdict(row: Row, result: Result) -> Text:
-    """What became of a batch size, in how many runs, and what it stands out by."""
-    if row.refusal is not None:
-        fitted = f"; fitted in {row.accepted_runs}" if row.accepted_runs else ""
-        return Text(outcome(row.refusal) + fitted, style="red")
-    runs = f" x{row.accepted_runs}" if row.accepted_runs > 1 else ""
-    verdict = "recommended" if row.batch_size == result.batch_size else "fits"
-    notable = [(result.recommendation.fastest_batch_size, "fastest"), (result.max_batch_size, "largest")]
-    return Text(", ".join([verdict + runs, *(word for size, word in notable if size == row.batch_size)]))

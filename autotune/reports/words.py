@@ -54,6 +54,17 @@ def outcome(trial: Trial) -> str:
     return f"{trial.outcome.value} ({_NOTICED_BY[trial.evidence.source]})"
 
 
+def verdict(row: Row, result: Result) -> str:
+    """What became of a batch size, in how many runs, and what it stands out by: "recommended x2, fastest"."""
+    if row.refusal is not None:
+        fitted = f"; fitted in {row.accepted_runs}" if row.accepted_runs else ""
+        return outcome(row.refusal) + fitted
+    runs = f" x{row.accepted_runs}" if row.accepted_runs > 1 else ""
+    fits = "recommended" if row.batch_size == result.batch_size else "fits"
+    notable = [(result.recommendation.fastest_batch_size, "fastest"), (result.max_batch_size, "largest")]
+    return ", ".join([fits + runs, *(word for size, word in notable if size == row.batch_size)])
+
+
 def paragraph(result: Result) -> str:
     """The answer in one paragraph, then each caution on a line of its own."""
     return "\n".join([answer(result), *(f"Caution: {caution}" for caution in cautions(result))])

@@ -1,0 +1,176 @@
+"""Pictures of one result, or of several over each other, as matplotlib figures.
+
+Needs matplotlib, without pyplot: no window opens and nothing that the user has set of matplotlib is changed. Promises
+the kinds of picture in a fixed order, only those that the results have data for, and names as plain text.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib.style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from autotune.errors import UsageError
+from autotune.reports.labels import labels
+from autotune.reports.palette import INK, MARKERS, MUTED, SERIES, STYLE
+from autotune.reports.panels import PANELS
+from autotune.reports.strokes import PANEL_INCHES, Series
+from autotune.reports.svg import as_svg, standalone
+from autotune.reports.words import printable
+from autotune.result import Result, write_whole
+from autotune.units import format_count
+
+__all__ = ["Picture", "as_svg", "figures", "overview", "write_figure"]
+
+PNG_DOTS_PER_INCH = 160  # twice a plain screen's, for screens with fine dots
+_LEGEND_COLUMN_CHARACTERS = 34  # from here on labels stand below each other
+_MOST_PANELS_ACROSS = 2
+
+
+class Picture(Figure):
+    """A matplotlib figure that shows itself in a notebook, whichever backend is active there."""
+
+    def _repr_png_(self) -> bytes:
+        return as_png(self)
+
+
+def figures(results: Sequence[Result]) -> dict[str, Figure]:
+    """The pictures by kind, in the order of a report: throughput, memory, step time, epoch time, latency, energy.
+
+    Several results are drawn over each other, with a legend that says how they differ.
+    """
+    drawn = _series(results)
+    return {name: _single(name, chosen) for name in PANELS if (chosen := _with_data(name, drawn))}
+
+
+def overview(results: Sequence[Result]) -> Picture:
+    """All pictures in one figure."""
+    drawn = _series(results)
+    kinds = {name: chosen for name in PANELS if (chosen := _with_data(name, drawn))}
+    across = min(len(kinds), _MOST_PANELS_ACROSS)
+    down = math.ceil(len(kinds) / across)
+    with _styled():
+        size = (PANEL_INCHES[0] * across, PANEL_INCHES[1] * down + 0.7)
+        figure = Picture(figsize=size, layout="constrained", label=_heading(results))
+        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)  # type: ignore[union-attr,call-arg]
+        figure.suptitle(_heading(results), x=0.012, ha="left", fontsize=12, fontweight="bold", color=INK)
+        axes = figure.subplots(down, across, squeeze=False).ravel()
+        for one, (name, chosen) in zip(axes, kinds.items(), strict=False):
+            _draw(one, name, chosen)
+        for empty in axes[len(kinds) :]:
+            empty.set_axis_off()
+        if len(drawn) > 1:
+            _legend(figure, drawn)
+    return figure
+
+
+def write_figure(figure: Figure, path: str | Path) -> Path:
+    """Write a figure as .png, or as .svg that follows a reader's light or dark setting.
+
+    Raises:
+        UsageError: the suffix is another one.
+        ResultFileError: the file cannot be written.
+    """
+    target = Path(path)
+    match target.suffix.lower():
+        case ".png":
+            write_whole(target, as_png(figure))
+        case ".svg":
+            write_whole(target, standalone(figure).encode())
+        case _:
+            raise UsageError(f"{target} is neither .png nor .svg.", remedy="Give the file one of these suffixes.")
+    return target
+
+
+def as_png(figure: Figure) -> bytes:
+    """The figure as PNG, 160 dots per inch."""
+    out = io.BytesIO()
+    with _styled():
+        figure.savefig(out, format="png", dpi=PNG_DOTS_PER_INCH, metadata={"Software": None})
+    return out.getvalue()
+
+
+def _series(results: Sequence[Result]) -> list[Series]:
+    return [
+        Series(
+            result=result,
+            label=label,
+            colour=SERIES[number % len(SERIES)],
+            marker=MARKERS[number % len(MARKERS)],
+        )
+        for number, (result, label) in enumerate(zip(results, labels(results), strict=True))
+    ]
+
+
+def _with_data(name: str, drawn: Sequence[Series]) -> list[Series]:
+    return [series for series in drawn if PANELS[name].applies(series.result)]
+
+
+def _single(name: str, drawn: Sequence[Series]) -> Figure:
+    with _styled():
+        rows = math.ceil(len(drawn) / _legend_columns(drawn)) if len(drawn) > 1 else 0
+        size = (PANEL_INCHES[0], PANEL_INCHES[1] + 0.19 * rows)
+        figure = Picture(figsize=size, layout="constrained", label=_description(name, drawn))
+        _draw(figure.add_subplot(), name, drawn)
+        if len(drawn) > 1:
+            _legend(figure, drawn)
+    return figure
+
+
+def _draw(axes: Axes, name: str, drawn: Sequence[Series]) -> None:
+    axes.set_title(PANELS[name].title, loc="left")
+    PANELS[name].draw(axes, drawn)
+
+
+def _legend(figure: Figure, drawn: Sequence[Series]) -> None:
+    """Which curve is whose, below the pictures, and what the ring means."""
+    from matplotlib.lines import Line2D
+
+    curves = [Line2D([], [], color=series.colour, marker=series.marker, markersize=5.5) for series in drawn]
+    style = {"marker": "o", "markersize": 9, "markerfacecolor": "none", "markeredgewidth": 1.5}
+    ring = Line2D([], [], linestyle="", markeredgecolor=INK, **style)  # type: ignore[arg-type]
+    legend = figure.legend(
+        [*curves, ring],
+        [str(number) for number in range(len(drawn) + 1)],  # a label that begins with "_" would be left out
+        loc="outside lower left",
+        ncols=_legend_columns(drawn),
+        labelcolor=MUTED,
+    )
+    for text, label in zip(legend.get_texts(), [*(series.label for series in drawn), "recommended"], strict=True):
+        text.set_text(label)
+
+
+def _legend_columns(drawn: Sequence[Series]) -> int:
+    longest = max(len(series.label) for series in drawn)
+    return 1 if longest > _LEGEND_COLUMN_CHARACTERS else 2 if longest > _LEGEND_COLUMN_CHARACTERS // 2 else 3
+
+
+def _heading(results: Sequence[Result]) -> str:
+    if len(results) > 1:
+        return f"{len(results)} results"
+    result = results[0]
+    environment, spec = result.environment, result.spec
+    name = f"{printable(result.workload.name)}: batch size {format_count(result.batch_size)}"
+    return f"{name} ({spec.mode.value} in {spec.precision.value} on {printable(environment.device_name)})"
+
+
+def _description(name: str, drawn: Sequence[Series]) -> str:
+    """What a picture shows, in words, for whoever cannot see it."""
+    whose = ", ".join(series.label for series in drawn)
+    recommended = ", ".join(format_count(series.result.batch_size) for series in drawn)
+    return f"{PANELS[name].title} against the batch size, of {whose}. Recommended: {recommended}."
+
+
+@contextmanager
+def _styled() -> Iterator[None]:
+    """Our look while a figure is made or written; letters that the font lacks are no reason to warn."""
+    with matplotlib.style.context(["default", STYLE], after_reset=True), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield

@@ -1,0 +1,96 @@
+"""What pictures and tables derive from a result: knee, plateau, step line, latencies, energy, the first forecast.
+
+Needs the records and `rows`. Promises plain numbers by batch size, ascending, from what was measured; a forecast is
+what was known before the trials that it is compared with.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from autotune.forecast.curve import corrected, curve_of
+from autotune.guide import measured_peaks
+from autotune.reports.rows import Row, rows
+from autotune.result import Result
+from autotune.spec import Objective
+from autotune.stats import median, quantile
+from autotune.step_line import StepLine, fit_step_line
+
+
+def timed_rows(result: Result) -> list[Row]:
+    """The batch sizes whose speed counts: those that ran within the memory budget, too slow ones included."""
+    return [row for row in rows(result) if row.speed and (row.accepted_runs or (row.refusal and row.refusal.fits))]
+
+
+def knee(result: Result) -> int | None:
+    """The smallest batch size whose throughput is within the tolerance of the best; None where nothing was timed.
+
+    Where throughput was the objective, this is what is recommended, since that was judged by times taken in turns.
+    """
+    if result.spec.objective is Objective.THROUGHPUT:
+        return result.batch_size
+    speeds = {row.batch_size: row.speed.samples_per_second for row in timed_rows(result) if row.speed}
+    mark = (1 - result.spec.tolerance) * max(speeds.values(), default=0.0)
+    return min((size for size, speed in speeds.items() if speed >= mark), default=None)
+
+
+def plateau(result: Result) -> tuple[int, int] | None:
+    """From the knee to the largest size timed: no larger batch gains more than the tolerance. None where none is."""
+    start, end = knee(result), max((row.batch_size for row in timed_rows(result)), default=0)
+    return (start, end) if start is not None and start < end else None
+
+
+def step_line(result: Result) -> StepLine | None:
+    """The line through the median step times; None below three batch sizes."""
+    return fit_step_line([(row.batch_size, row.step_seconds) for row in timed_rows(result) if row.step_seconds])
+
+
+def step_seconds_by_size(result: Result) -> dict[int, list[float]]:
+    """All step times in seconds of each batch size, from its trials that fitted the memory budget."""
+    found: dict[int, list[float]] = defaultdict(list)
+    for trial in result.trials:
+        if trial.is_plain and trial.fits and trial.measurement and trial.measurement.step_seconds:
+            found[trial.batch_size] += trial.measurement.step_seconds
+    return {size: found[size] for size in sorted(found)}
+
+
+def latencies(result: Result, share: float) -> list[tuple[int, float]]:
+    """Batch size and the seconds that this share of its steps kept to."""
+    return [(size, quantile(seconds, share)) for size, seconds in step_seconds_by_size(result).items()]
+
+
+def energy_by_size(result: Result) -> dict[int, float]:
+    """Joules per sample of each batch size, the median of its trials; empty where the device does not tell."""
+    found: dict[int, list[float]] = defaultdict(list)
+    for trial in result.trials:
+        joules = trial.measurement.conditions.energy_joules_per_sample if trial.measurement else None
+        if trial.is_plain and joules is not None:
+            found[trial.batch_size].append(joules)
+    return {size: median(found[size]) for size in sorted(found)}
+
+
+def peaks(result: Result) -> dict[int, list[int]]:
+    """The peaks in bytes of each batch size, one for each run that was measured, refused ones included."""
+    found: dict[int, list[int]] = defaultdict(list)
+    for size, peak_bytes in sorted(measured_peaks(result.trials)):
+        found[size].append(round(peak_bytes))
+    return dict(found)
+
+
+def first_forecast(result: Result) -> list[tuple[float, float]]:
+    """Batch size and predicted peak in bytes, as forecast when the first trial alone had corrected it.
+
+    The later trials are left out: a forecast that they corrected would agree with them by construction.
+    """
+    measured = measured_peaks(result.trials)
+    if result.forecast is None or not measured:
+        return []
+    prediction = corrected(curve_of(result.forecast), measured[:1])
+    sizes = [trial.batch_size for trial in result.trials if trial.is_plain]
+    return [(size, prediction.at(size)) for size in _between(min(sizes), max(sizes))]
+
+
+def _between(first: int, last: int) -> list[int]:
+    """Whole numbers from the first to the last, evenly apart on a logarithmic axis."""
+    points = 80  # so many look like a curve
+    return sorted({round(first * (last / first) ** (i / points)) for i in range(points + 1)})

@@ -1,0 +1,108 @@
+"""Axes that read as people write: batch sizes in powers of two, durations, bytes, rates.
+
+Needs matplotlib. Promises ticks in whole, familiar units, few enough not to touch each other, and no tick outside the
+data's range. Limits are set here too, so that one point and two hundred both fill the picture.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+
+from autotune.units import format_bytes, format_count, format_seconds
+
+MOST_TICKS = 9
+_TICK_CHARACTERS = 42  # so many fit side by side below the axes of one picture
+_ROOM = 0.06  # share of a logarithmic axis left free at either end
+_HEADROOM = 1.1  # a linear axis goes so far above the highest value
+
+_BYTE_UNIT = 1024
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+_LONG_TICKS = [
+    *(_MINUTE * count for count in (1, 2, 5, 10, 20)),
+    *(_HOUR * count for count in (0.5, 1, 2, 5, 12)),
+    *(_DAY * 10**power * count for power in range(4) for count in (1, 2, 5)),
+]
+_SHORT_TICKS = [count * 10.0**power for power in range(-9, 2) for count in (1, 2, 5) if count * 10.0**power < _MINUTE]
+
+
+def batch_axis(axes: Axes, sizes: Sequence[int], below: Callable[[int], str] | None = None) -> None:
+    """A logarithmic axis of batch sizes at powers of two; `below` gives a second line to each tick."""
+    low, high = min(sizes), max(sizes)
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(*_log_limits(low, high))
+    ticks = _thinned(_powers_of_two(low, high) or sorted(set(sizes)), lambda size: len(format_count(round(size))) + 1)
+    texts = [format_count(round(tick)) + (f"\n{below(round(tick))}" if below else "") for tick in ticks]
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticklabels(texts)
+    axes.set_xlabel("batch size")
+
+
+def _powers_of_two(low: int, high: int) -> list[float]:
+    """Those between the ends; none where there are too few for a reader to see the scale."""
+    found = [2.0**power for power in range(math.ceil(math.log2(low)), math.floor(math.log2(high)) + 1)]
+    return found if len(found) >= 3 else []
+
+
+def _thinned(ticks: Sequence[float], characters: Callable[[float], int]) -> list[float]:
+    """Every second, third or so of the ticks, until their texts fit side by side."""
+    step = 1
+    while len(ticks[::step]) > MOST_TICKS or sum(map(characters, ticks[::step])) > _TICK_CHARACTERS:
+        step += 1
+    return list(ticks[::step])
+
+
+def _log_limits(low: float, high: float) -> tuple[float, float]:
+    """Limits with some room at either end; a factor of two either way around a single value."""
+    room = (high / low) ** _ROOM if high > low else 1.0
+    room = max(room, 2 / (high / low), 1.12)
+    return low / room, high * room
+
+
+def seconds_axis(axes: Axes, seconds: Sequence[float]) -> None:
+    """A logarithmic axis of durations, at 1, 2 and 5 of each power of ten, and at familiar parts of hours and days."""
+    low, high = _log_limits(min(seconds), max(seconds))
+    axes.set_yscale("log")
+    axes.set_ylim(low, high)
+    inside = [tick for tick in [*_SHORT_TICKS, *_LONG_TICKS] if low <= tick <= high]
+    if len(inside) > MOST_TICKS:
+        inside = [tick for tick in inside if tick >= _MINUTE or math.isclose(math.log10(tick) % 1, 0, abs_tol=1e-9)]
+    if len(inside) < 2:
+        inside = [tick for tick in MaxNLocator(5).tick_values(low, high) if low <= tick <= high]
+    _fix_y(axes, inside, _tick_seconds)
+
+
+def _tick_seconds(seconds: float) -> str:
+    """A duration without digits that say nothing: "5 ms", "2 min"."""
+    number, *unit = format_seconds(seconds).split(" ")
+    short = f"{float(number):g}" if len(unit) == 1 else number
+    return " ".join([short, *unit])
+
+
+def bytes_axis(axes: Axes, highest_bytes: float) -> None:
+    """A linear axis of memory from 0, in steps of one binary unit."""
+    unit = _BYTE_UNIT ** max(0, int(math.log(max(highest_bytes, 1), _BYTE_UNIT)))
+    if highest_bytes / unit < 2 and unit > 1:
+        unit //= _BYTE_UNIT  # steps of half a unit would read worse than 500 of the smaller
+    name = format_bytes(unit).split(" ")[1]
+    axes.set_ylim(0, highest_bytes)
+    ticks = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(0, highest_bytes / unit)
+    _fix_y(axes, [tick * unit for tick in ticks if tick * unit <= highest_bytes], lambda b: f"{b / unit:,g} {name}")
+
+
+def amount_axis(axes: Axes, highest: float) -> None:
+    """A linear axis from 0 of plain numbers with their thousands set apart."""
+    top = highest * _HEADROOM
+    axes.set_ylim(0, top)
+    ticks = [tick for tick in MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(0, top) if tick <= top]
+    _fix_y(axes, ticks, lambda value: f"{value:,.10g}")
+
+
+def _fix_y(axes: Axes, ticks: Sequence[float], write: Callable[[float], str]) -> None:
+    axes.yaxis.set_major_locator(FixedLocator(ticks))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_yticklabels(["0" if tick == 0 else write(tick) for tick in ticks])

@@ -1,0 +1,207 @@
+"""The pictures of results, as matplotlib draws them: what stands in them, and that they can be read."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import re
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import matplotlib as mpl
+import matplotlib.image
+import pytest
+from example_reports import HOSTILE, named
+from example_results import CONTEST, example_result, fitting
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from msgspec.structs import replace
+
+from autotune.errors import ResultFileError, UsageError
+from autotune.reports.figures import as_png, as_svg, figures, overview, write_figure
+from autotune.reports.labels import labels
+from autotune.reports.palette import DARK, LIGHT
+from autotune.reports.svg import standalone
+from autotune.result import Result
+from autotune.spec import FileWorkload, Mode, Objective, Precision, ProbeSpec
+
+
+def texts_of(svg: str) -> list[str]:
+    """What stands in a picture, text by text."""
+    return ["".join(element.itertext()) for element in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+
+
+def with_conditions(result: Result, **conditions) -> Result:
+    trials = [
+        replace(
+            trial,
+            measurement=replace(trial.measurement, conditions=replace(trial.measurement.conditions, **conditions)),
+        )
+        if trial.measurement
+        else trial
+        for trial in result.trials
+    ]
+    return replace(result, trials=tuple(trials))
+
+
+def in_inference(result: Result) -> Result:
+    spec = ProbeSpec(
+        workload=FileWorkload(target="digits.py"),
+        mode=Mode.INFERENCE,
+        objective=Objective.LATENCY,
+        latency_seconds=0.05,
+    )
+    return replace(result, spec=spec)
+
+
+def of_many_trials(count: int) -> Result:
+    sizes = range(1, count + 1)
+    trials = tuple(
+        fitting(size, size, tuple(0.01 + 1e-4 * size + 1e-5 * k for k in range(5)), 300 + size) for size in sizes
+    )
+    return example_result(trials=trials)
+
+
+def of_one_trial() -> Result:
+    example = example_result()
+    recommendation = replace(example.recommendation, batch_size=128, fastest_batch_size=128)
+    edge = replace(example.edge, largest_fits=128, smallest_refused=None)
+    return replace(example, trials=example.trials[:1], recommendation=recommendation, edge=edge)
+
+
+def test_a_result_has_the_pictures_that_it_has_data_for_in_the_order_of_a_report() -> None:
+    example = example_result()
+    assert list(figures([example])) == ["throughput", "memory", "step time", "epoch time"]
+    without_epochs = replace(example, workload=replace(example.workload, dataset_size=None))
+    assert list(figures([without_epochs])) == ["throughput", "memory", "step time"]
+    everything = with_conditions(in_inference(example), energy_joules_per_sample=0.02)
+    assert list(figures([everything]))[-2:] == ["latency", "energy"]
+
+
+def test_the_throughput_names_recommendation_knee_fastest_largest_and_plateau() -> None:
+    texts = texts_of(as_svg(figures([example_result()])["throughput"]))
+    assert {"256: recommended (knee)", "512: fastest", "1,000: largest"} <= set(texts)
+    assert any("plateau" in text for text in texts)
+    assert "within 5% of the fastest" in texts
+
+
+def test_the_memory_shows_the_budget_and_what_was_refused() -> None:
+    texts = texts_of(as_svg(figures([example_result()])["memory"]))
+    assert "memory budget 2.00 GiB" in texts
+    assert "1,001: refused" in texts
+
+
+def test_the_step_time_shows_its_line_and_where_half_of_the_top_speed_lies() -> None:
+    texts = texts_of(as_svg(figures([of_many_trials(30)])["step time"]))
+    assert any(text.startswith("t(b) = 10.0 ms + 100 µs · b, h = ") for text in texts)
+
+
+def test_latency_shows_the_median_both_tails_and_the_limit() -> None:
+    texts = texts_of(as_svg(figures([in_inference(example_result())])["latency"]))
+    assert {"50% of the batches", "95% of the batches", "99% of the batches", "limit 50.0 ms for 95%"} <= set(texts)
+
+
+def test_several_results_share_a_picture_with_a_legend_that_says_how_they_differ() -> None:
+    one = example_result()
+    other = replace(one, spec=replace(one.spec, precision=Precision.BF16))
+    texts = texts_of(as_svg(figures([one, other])["throughput"]))
+    assert {"fp32", "bf16", "recommended"} <= set(texts)
+    assert labels([one, other]) == ["fp32", "bf16"]
+
+
+@pytest.mark.parametrize("result", [of_one_trial(), of_many_trials(200), example_result(contest=CONTEST)])
+def test_one_trial_and_two_hundred_make_pictures_with_something_in_them(result: Result) -> None:
+    for figure in [*figures([result]).values(), overview([result])]:
+        pixels = matplotlib.image.imread(io.BytesIO(as_png(figure)))
+        assert pixels[..., :3].std() > 0.02
+
+
+def boxes(figure: Figure) -> list[tuple[str, float, float, float, float]]:
+    """The labels above the axes with their edges: left, bottom, right, top."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()
+    return [
+        (text.get_text(), *text.get_window_extent(renderer).extents)
+        for axes in figure.axes
+        for text in axes.texts
+        if text.get_text() and text.get_position()[1] >= 0 and text.get_window_extent(renderer).y0 >= axes.bbox.y1
+    ]
+
+
+@pytest.mark.parametrize("kind", ["throughput", "memory", "step time", "epoch time"])
+@pytest.mark.parametrize("fastest", [300, 512, 900, 1000])
+def test_labels_do_not_lie_over_each_other(kind: str, fastest: int) -> None:
+    example = example_result()
+    trials = (*example.trials, fitting(10, fastest, (fastest / 13_000,) * 3, 900))
+    recommendation = replace(example.recommendation, fastest_batch_size=fastest)
+    figure = figures([replace(example, trials=trials, recommendation=recommendation)])[kind]
+    shown = boxes(figure)
+    assert shown
+    for one, other in itertools.combinations(shown, 2):
+        apart = one[3] <= other[1] or other[3] <= one[1] or one[4] <= other[2] or other[4] <= one[2]
+        assert apart, (one, other)
+
+
+def test_hostile_names_are_drawn_as_they_are() -> None:
+    hostile = named(HOSTILE)
+    other = replace(hostile, spec=replace(hostile.spec, precision=Precision.BF16))
+    third = named("\x1b[31m_$\\frac{1}{0}$ <b>")
+    for svg in (as_svg(overview([hostile])), as_svg(overview([hostile, other, third]))):
+        assert "<script" not in svg
+        assert "<img" not in svg
+    heading = texts_of(as_svg(overview([third])))
+    assert any("\\x1b[31m_$\\frac{1}{0}$ <b>" in text for text in heading)
+
+
+def test_an_svg_takes_its_colours_from_the_page_and_meets_no_other() -> None:
+    pictures = figures([example_result()])
+    first, again, other = (as_svg(picture) for picture in (pictures["throughput"],) * 2 + (pictures["memory"],))
+    assert first == again
+    assert "var(--ink, " in first
+    assert "var(--series-1, " in first
+    ids = [set(re.findall(r' id="([^"]+)"', svg)) for svg in (first, other)]
+    assert all(ids)
+    assert not ids[0] & ids[1]
+    assert set(re.findall(r"url\(#([^)]+)\)", first)) <= ids[0]
+
+
+def test_an_svg_file_follows_the_readers_light_or_dark_setting(tmp_path: Path) -> None:
+    figure = figures([example_result()])["throughput"]
+    written = write_figure(figure, tmp_path / "picture.svg").read_text()
+    assert written == standalone(figure)
+    assert "prefers-color-scheme: dark" in written
+    assert ET.fromstring(written).get("width")
+
+
+def test_a_figure_is_written_as_png_or_svg_and_as_nothing_else(tmp_path: Path) -> None:
+    figure = figures([example_result()])["memory"]
+    assert write_figure(figure, tmp_path / "picture.PNG").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(UsageError, match=r"picture\.gif is neither \.png nor \.svg"):
+        write_figure(figure, tmp_path / "picture.gif")
+    with pytest.raises(ResultFileError):
+        write_figure(figure, tmp_path / "missing" / "picture.png")
+
+
+def test_a_result_plots_itself_and_leaves_the_users_matplotlib_alone() -> None:
+    before = dict(mpl.rcParams)
+    figure = example_result().plot()
+    assert isinstance(figure, Figure)
+    assert len([axes for axes in figure.axes if axes.axison]) == 4
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    figure.savefig(io.BytesIO(), format="png")
+    assert dict(mpl.rcParams) == before
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance (WCAG 2.1)."""
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("palette", [LIGHT, DARK])
+def test_every_curve_and_text_stands_out_from_the_paper(palette: dict[str, str]) -> None:
+    for role, colour in palette.items():
+        needed = {"paper": 0.0, "grid": 0.0, "ink": 7.0, "muted": 4.5}.get(role, 3.0)
+        bright, dim = sorted([luminance(colour), luminance(palette["paper"])], reverse=True)
+        assert (bright + 0.05) / (dim + 0.05) >= needed, role

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from autotune.errors import ResultFileError
+from autotune.errors import AutotuneError, ResultFileError
 from autotune.forecast.records import Forecast
 from autotune.spec import ProbeSpec
 from autotune.trial import SCHEMA_VERSION, Contest, Environment, Record, Trial, WorkloadFacts
@@ -168,8 +168,16 @@ class Result(Record, frozen=True):
 
         Save it with `result.plot().savefig("result.png")`, as any other. No window opens, and nothing that was set
         of matplotlib changes.
+
+        Raises:
+            AutotuneError: matplotlib cannot be imported.
         """
-        from autotune.reports.figures import overview
+        try:
+            from autotune.reports.figures import overview
+        except ImportError as error:
+            raise AutotuneError(
+                f"A picture needs matplotlib, which cannot be imported: {error}.", remedy="Run: pip install matplotlib"
+            ) from error
 
         return overview([self])
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 import re
+import sys
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -12,18 +14,20 @@ import matplotlib as mpl
 import matplotlib.image
 import pytest
 from example_reports import HOSTILE, named
-from example_results import CONTEST, example_result, fitting
+from example_results import CONTEST, example_result, fitting, refused
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from msgspec.structs import replace
 
-from autotune.errors import ResultFileError, UsageError
+from autotune.errors import AutotuneError, ResultFileError, UsageError
 from autotune.reports.figures import as_png, as_svg, figures, overview, write_figure
+from autotune.reports.findings import accepted_speeds, plateau
 from autotune.reports.labels import labels
 from autotune.reports.palette import DARK, LIGHT
 from autotune.reports.svg import standalone
 from autotune.result import Result
 from autotune.spec import FileWorkload, Mode, Objective, Precision, ProbeSpec
+from autotune.trial import Outcome
 
 
 def texts_of(svg: str) -> list[str]:
@@ -80,7 +84,7 @@ def test_a_result_has_the_pictures_that_it_has_data_for_in_the_order_of_a_report
 
 def test_the_throughput_names_recommendation_knee_fastest_largest_and_plateau() -> None:
     texts = texts_of(as_svg(figures([example_result()])["throughput"]))
-    assert {"256: recommended (knee)", "512: fastest", "1,000: largest"} <= set(texts)
+    assert {"256: recommended, knee", "512: fastest", "1,000: largest"} <= set(texts)
     assert any("plateau" in text for text in texts)
     assert "within 5% of the fastest" in texts
 
@@ -98,7 +102,60 @@ def test_the_step_time_shows_its_line_and_where_half_of_the_top_speed_lies() -> 
 
 def test_latency_shows_the_median_both_tails_and_the_limit() -> None:
     texts = texts_of(as_svg(figures([in_inference(example_result())])["latency"]))
-    assert {"50% of the batches", "95% of the batches", "99% of the batches", "limit 50.0 ms for 95%"} <= set(texts)
+    assert {"50% of batches", "95% of batches", "99% of batches", "limit 50.0 ms for 95%"} <= set(texts)
+
+
+def test_sizes_over_the_latency_limit_have_empty_markers_that_the_legend_explains() -> None:
+    example = in_inference(example_result())
+    slow = refused(10, 512, "latency", "95% took 60 ms", outcome=Outcome.FITS)
+    trials = (*example.trials, replace(slow, measurement=example.trials[2].measurement))
+    within = as_svg(figures([example])["throughput"])
+    beyond = as_svg(figures([replace(example, trials=trials)])["throughput"])
+    assert "over the limit on latency" not in texts_of(within)
+    assert "over the limit on latency" in texts_of(beyond)
+
+
+def test_sizes_refused_for_memory_have_no_speed_and_make_no_plateau() -> None:
+    """A size that fitted once and was refused when it ran again is no size to train with."""
+    example = example_result()
+    trials = (*example.trials, fitting(10, 1010, (0.01,) * 3, 2030), refused(11, 1010, "spread"))
+    result = replace(example, trials=trials)
+    assert 1010 not in accepted_speeds(result)
+    assert plateau(result) == (256, 1000)
+
+
+def test_a_line_joins_no_sizes_between_which_nothing_is_known() -> None:
+    sizes = (1, 2, 8, 64, 128)
+    trials = tuple(fitting(size, size, (0.01, 0.011, 0.012), 300) for size in sizes)
+    axes = figures([example_result(trials=trials)])["throughput"].axes[0]
+    drawn = [list(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) >= len(sizes)]
+    assert len(drawn) == 1
+    assert [x for x in drawn[0] if not math.isnan(x)] == list(sizes)
+    assert [i for i, x in enumerate(drawn[0]) if math.isnan(x)] == [3]  # between 8 and 64
+
+
+@pytest.mark.parametrize("highest", [3, 10, 1024, 2048, 9000, 70_000, 2_000_000])
+@pytest.mark.parametrize("dataset_size", [None, 50_000, 1_281_167])
+def test_batch_sizes_along_the_axis_do_not_touch(highest: int, dataset_size: int | None) -> None:
+    trials = tuple(fitting(size, size, (0.01, 0.011, 0.012), 300) for size in (1, highest // 2, highest))
+    example = example_result(trials=trials)
+    result = replace(example, workload=replace(example.workload, dataset_size=dataset_size))
+    figure = figures([result])["epoch time" if dataset_size else "throughput"]
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()
+    places = [label.get_window_extent(renderer) for label in figure.axes[0].get_xticklabels()]
+    assert len(places) >= 2
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(places))
+
+
+def test_titles_of_a_row_stand_at_the_same_height() -> None:
+    figure = overview([example_result()])
+    figure.draw_without_rendering()
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    titled = [axes for axes in figure.axes if axes.get_title(loc="left")]
+    heights = [axes._left_title.get_window_extent(renderer).y1 for axes in titled]
+    assert heights[0] == pytest.approx(heights[1], abs=1)
+    assert heights[2] == pytest.approx(heights[3], abs=1)
 
 
 def test_several_results_share_a_picture_with_a_legend_that_says_how_they_differ() -> None:
@@ -190,6 +247,14 @@ def test_a_result_plots_itself_and_leaves_the_users_matplotlib_alone() -> None:
     assert figure._repr_png_().startswith(b"\x89PNG")
     figure.savefig(io.BytesIO(), format="png")
     assert dict(mpl.rcParams) == before
+
+
+def test_without_matplotlib_a_plot_ends_with_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "autotune.reports.figures")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # as Python notes a module that cannot be imported
+    with pytest.raises(AutotuneError, match="matplotlib") as raised:
+        example_result().plot()
+    assert raised.value.remedy == "Run: pip install matplotlib"
 
 
 def luminance(colour: str) -> float:

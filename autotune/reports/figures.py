@@ -18,20 +18,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from autotune.errors import UsageError
-from autotune.reports.labels import labels
+from autotune.reports.labels import in_common, labels
 from autotune.reports.palette import INK, MARKERS, MUTED, SERIES, STYLE
 from autotune.reports.panels import PANELS
-from autotune.reports.strokes import PANEL_INCHES, Series
+from autotune.reports.strokes import PANEL_INCHES, RING, Series, entitle
 from autotune.reports.svg import as_svg, standalone
 from autotune.reports.words import printable
 from autotune.result import Result, write_whole
 from autotune.units import format_count
 
-__all__ = ["Picture", "as_svg", "figures", "overview", "write_figure"]
+__all__ = ["Picture", "as_png", "as_svg", "figures", "overview", "write_figure"]
 
 PNG_DOTS_PER_INCH = 160  # twice a plain screen's, for screens with fine dots
 _LEGEND_COLUMN_CHARACTERS = 34  # from here on labels stand below each other
 _MOST_PANELS_ACROSS = 2
+_LONGEST_NAME = 60  # characters; a longer one would leave no room for what is drawn
 
 
 class Picture(Figure):
@@ -62,8 +63,7 @@ def overview(results: Sequence[Result]) -> Picture:
         figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)  # type: ignore[union-attr,call-arg]
         figure.suptitle(_heading(results), x=0.012, ha="left", fontsize=12, fontweight="bold", color=INK)
         axes = figure.subplots(down, across, squeeze=False).ravel()
-        for one, (name, chosen) in zip(axes, kinds.items(), strict=False):
-            _draw(one, name, chosen)
+        _draw_rows([list(axes[start : start + across]) for start in range(0, len(axes), across)], kinds)
         for empty in axes[len(kinds) :]:
             empty.set_axis_off()
         if len(drawn) > 1:
@@ -101,7 +101,7 @@ def _series(results: Sequence[Result]) -> list[Series]:
     return [
         Series(
             result=result,
-            label=label,
+            label=_shortened(label),
             colour=SERIES[number % len(SERIES)],
             marker=MARKERS[number % len(MARKERS)],
         )
@@ -118,15 +118,21 @@ def _single(name: str, drawn: Sequence[Series]) -> Figure:
         rows = math.ceil(len(drawn) / _legend_columns(drawn)) if len(drawn) > 1 else 0
         size = (PANEL_INCHES[0], PANEL_INCHES[1] + 0.19 * rows)
         figure = Picture(figsize=size, layout="constrained", label=_description(name, drawn))
-        _draw(figure.add_subplot(), name, drawn)
+        figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # type: ignore[union-attr,call-arg]
+        _draw_rows([[figure.add_subplot()]], {name: list(drawn)})
         if len(drawn) > 1:
             _legend(figure, drawn)
     return figure
 
 
-def _draw(axes: Axes, name: str, drawn: Sequence[Series]) -> None:
-    axes.set_title(PANELS[name].title, loc="left")
-    PANELS[name].draw(axes, drawn)
+def _draw_rows(grid: Sequence[Sequence[Axes]], kinds: dict[str, list[Series]]) -> None:
+    """Draw the kinds row by row, the titles of a row at the same height."""
+    names = iter(kinds)
+    for row in grid:
+        drawn = {name: axes for axes, name in zip(row, names, strict=False)}
+        label_rows = max(PANELS[name].draw(axes, kinds[name]) for name, axes in drawn.items())
+        for name, axes in drawn.items():
+            entitle(axes, PANELS[name].title, label_rows)
 
 
 def _legend(figure: Figure, drawn: Sequence[Series]) -> None:
@@ -134,8 +140,7 @@ def _legend(figure: Figure, drawn: Sequence[Series]) -> None:
     from matplotlib.lines import Line2D
 
     curves = [Line2D([], [], color=series.colour, marker=series.marker, markersize=5.5) for series in drawn]
-    style = {"marker": "o", "markersize": 9, "markerfacecolor": "none", "markeredgewidth": 1.5}
-    ring = Line2D([], [], linestyle="", markeredgecolor=INK, **style)  # type: ignore[arg-type]
+    ring = Line2D([], [], **RING, markersize=9)
     legend = figure.legend(
         [*curves, ring],
         [str(number) for number in range(len(drawn) + 1)],  # a label that begins with "_" would be left out
@@ -152,13 +157,18 @@ def _legend_columns(drawn: Sequence[Series]) -> int:
     return 1 if longest > _LEGEND_COLUMN_CHARACTERS else 2 if longest > _LEGEND_COLUMN_CHARACTERS // 2 else 3
 
 
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 1]}…"
+
+
 def _heading(results: Sequence[Result]) -> str:
     if len(results) > 1:
-        return f"{len(results)} results"
+        alike = _shortened(in_common(results))
+        return f"{len(results)} results{f' ({alike})' if alike else ''}"
     result = results[0]
     environment, spec = result.environment, result.spec
-    name = f"{printable(result.workload.name)}: batch size {format_count(result.batch_size)}"
-    return f"{name} ({spec.mode.value} in {spec.precision.value} on {printable(environment.device_name)})"
+    name = f"{_shortened(printable(result.workload.name))}: batch size {format_count(result.batch_size)}"
+    return f"{name} ({spec.mode.value} in {spec.precision.value} on {_shortened(printable(environment.device_name))})"
 
 
 def _description(name: str, drawn: Sequence[Series]) -> str:

@@ -18,8 +18,14 @@ from autotune.step_line import StepLine, fit_step_line
 
 
 def timed_rows(result: Result) -> list[Row]:
-    """The batch sizes whose speed counts: those that ran within the memory budget, too slow ones included."""
-    return [row for row in rows(result) if row.speed and (row.accepted_runs or (row.refusal and row.refusal.fits))]
+    """The batch sizes whose speed counts: those never refused for memory; those over a limit on latency are here."""
+    return [row for row in rows(result) if row.speed and (row.refusal is None or row.refusal.fits)]
+
+
+def accepted_speeds(result: Result) -> dict[int, float]:
+    """Samples/s of each batch size that was accepted and never refused, as the pictures show them."""
+    found = [(row, row.speed) for row in rows(result) if row.refusal is None]
+    return {row.batch_size: speed.samples_per_second for row, speed in found if speed}
 
 
 def knee(result: Result) -> int | None:
@@ -29,14 +35,15 @@ def knee(result: Result) -> int | None:
     """
     if result.spec.objective is Objective.THROUGHPUT:
         return result.batch_size
-    speeds = {row.batch_size: row.speed.samples_per_second for row in timed_rows(result) if row.speed}
+    speeds = accepted_speeds(result)
     mark = (1 - result.spec.tolerance) * max(speeds.values(), default=0.0)
     return min((size for size, speed in speeds.items() if speed >= mark), default=None)
 
 
 def plateau(result: Result) -> tuple[int, int] | None:
     """From the knee to the largest size timed: no larger batch gains more than the tolerance. None where none is."""
-    start, end = knee(result), max((row.batch_size for row in timed_rows(result)), default=0)
+    start = knee(result)
+    end = max((size for size in accepted_speeds(result) if size <= result.max_batch_size), default=0)
     return (start, end) if start is not None and start < end else None
 
 

@@ -5,27 +5,11 @@ Needs the records. Promises one printable label a result, all of them different,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from autotune.reports.words import printable
 from autotune.result import Result
 from autotune.units import format_bytes
-
-_LONGEST_PART = 40  # characters; a longer name would leave no room for the curves
-
-_FACTS: tuple[Callable[[Result], str], ...] = (
-    lambda result: result.workload.name,
-    lambda result: result.environment.device_name,
-    lambda result: result.environment.device,
-    lambda result: result.spec.mode.value,
-    lambda result: result.spec.precision.value,
-    lambda result: "compiled" if result.spec.compile else "not compiled",
-    lambda result: f"{result.environment.threads} thread{'' if result.environment.threads == 1 else 's'}",
-    lambda result: f"budget {format_bytes(result.budget_bytes)}",
-    lambda result: f"torch {result.environment.torch_version}",
-    lambda result: f"autotune {result.environment.autotune_version}",
-)
-"""What may tell results apart, the most telling first. A device's kind is only said where its name is the same."""
 
 
 def labels(results: Sequence[Result]) -> list[str]:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from matplotlib.axes import Axes
 
 from autotune.reports.findings import (
+    accepted_speeds,
     energy_by_size,
     first_forecast,
     knee,
@@ -24,18 +25,32 @@ from autotune.reports.findings import (
     step_line,
     timed_rows,
 )
-from autotune.reports.palette import INK, MUTED, SERIES
+from autotune.reports.palette import INK, MUTED, PAPER, SERIES
 from autotune.reports.rows import batches_per_epoch, epoch_seconds, rows
 from autotune.reports.scales import amount_axis, batch_axis, bytes_axis, seconds_axis
-from autotune.reports.strokes import Mark, Point, Series, columns, curve, mark_sizes, note, ring, sign_legend, variant
+from autotune.reports.strokes import (
+    DENSE,
+    Mark,
+    Point,
+    Series,
+    columns,
+    curve,
+    mark_sizes,
+    note,
+    ring,
+    sign_legend,
+    variant,
+)
 from autotune.result import Result
-from autotune.spec import Mode, Objective
+from autotune.spec import Mode
 from autotune.stats import median
 from autotune.step_line import StepLine
 from autotune.trial import Outcome
 from autotune.units import format_bytes, format_count, format_number, format_seconds, format_share
 
 _FAR_BELOW = 0.35  # where the highest peak is below this share of the budget, the line would flatten the curve
+_LOW = 0.8  # a curve that begins below this share of the best leaves room for a remark above it
+_NARROW = 8  # a span of sizes up to this factor holds no remark
 Roles = dict[str, int | None]
 K = TypeVar("K")
 V = TypeVar("V")
@@ -43,51 +58,70 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """A kind of picture: what it shows, of which results it can be drawn, and how."""
+    """A kind of picture: what it shows, of which results it can be drawn, and how.
+
+    `draw` returns how many rows of labels it has put above the axes, so that the title can stand above them.
+    """
 
     title: str
     applies: Callable[[Result], bool]
-    draw: Callable[[Axes, Sequence[Series]], None]
+    draw: Callable[[Axes, Sequence[Series]], int]
 
 
-def draw_throughput(axes: Axes, drawn: Sequence[Series]) -> None:
+def draw_throughput(axes: Axes, drawn: Sequence[Series]) -> int:
     """Samples/s with 95% intervals; knee, recommendation, fastest and plateau, where one result is drawn."""
     highest, sizes = 0.0, set[int]()
     for series in drawn:
         timed = [(row.batch_size, row.speed) for row in timed_rows(series.result) if row.speed]
         points = [(size, speed.samples_per_second) for size, speed in timed]
         intervals = [speed.interval or (speed.samples_per_second,) * 2 for _, speed in timed]
-        curve(axes, series, points, intervals)
+        curve(axes, series, points, intervals, label="measured" if len(drawn) == 1 else "")
+        _too_slow(axes, series, dict(points))
         ring(axes, series, points)
         highest = max(highest, *(high for _, high in intervals))
         sizes |= {size for size, _ in points}
     batch_axis(axes, sorted(sizes))
     amount_axis(axes, highest)
-    if len(drawn) == 1:
-        _explain_throughput(axes, drawn[0].result)
+    return _explain_throughput(axes, drawn[0].result) if len(drawn) == 1 else 0
 
 
-def _explain_throughput(axes: Axes, result: Result) -> None:
-    speeds = {row.batch_size: row.speed.samples_per_second for row in timed_rows(result) if row.speed}
-    roles = _roles(result) | ({} if result.spec.objective is Objective.THROUGHPUT else {"knee": knee(result)})
-    mark_sizes(axes, _marks(roles, speeds, result))
-    span = plateau(result)
-    if span is None:
-        return
+def _too_slow(axes: Axes, series: Series, speeds: dict[int, float]) -> None:
+    """Empty markers for sizes that fit and take longer than the limit on latency."""
+    found = [(size, speeds[size]) for size in speeds if size not in accepted_speeds(series.result)]
+    if found:
+        style: dict[str, Any] = {"marker": series.marker, "markersize": 5.5, "linestyle": "", "zorder": 3.5}
+        style |= {"markerfacecolor": PAPER, "markeredgecolor": series.colour, "markeredgewidth": 1.3}
+        axes.plot(*columns(found), **style, label="over the limit on latency")
+
+
+def _explain_throughput(axes: Axes, result: Result) -> int:
+    speeds = accepted_speeds(result)
     tolerance = f"{result.spec.tolerance * 100:.3g}%"
-    best = result.recommendation.fastest_samples_per_second
+    if len(speeds) > 1:
+        _show_tolerance(axes, result, speeds, f"within {tolerance} of the fastest")
+    if (span := plateau(result)) is not None:
+        _show_plateau(axes, span, f"plateau: no larger batch\nis over {tolerance} faster")
+    sign_legend(axes)
+    return mark_sizes(axes, _marks(_roles(result) | {"knee": knee(result)}, speeds, result))
+
+
+def _show_tolerance(axes: Axes, result: Result, speeds: dict[int, float], text: str) -> None:
+    """The band of speeds that count as the best; its name stands at the left, where curves mostly are low."""
+    best = speeds.get(result.recommendation.fastest_batch_size, max(speeds.values()))
     axes.axhspan(best * (1 - result.spec.tolerance), best, color=SERIES[0], alpha=0.13, linewidth=0)
+    if speeds[min(speeds)] < _LOW * best:
+        note(axes, (axes.get_xlim()[0], best / axes.get_ylim()[1]), text, ha="left", va="bottom")
+
+
+def _show_plateau(axes: Axes, span: tuple[int, int], text: str) -> None:
+    """The sizes from the knee on; where they are few, their name ends with them and reaches over to the left."""
     axes.axvspan(*span, color=MUTED, alpha=0.09, linewidth=0)
-    text = f"plateau: no larger batch\nis over {tolerance} faster"
-    right = span[1] / span[0] < 4
-    place = span[1] if right else math.sqrt(span[0] * span[1])
-    note(axes, (place, 0.03), text, ha="right" if right else "center", va="bottom")
-    if speeds[min(speeds)] < 0.8 * best:
-        height = best / axes.get_ylim()[1]
-        note(axes, (axes.get_xlim()[0], height), f"within {tolerance} of the fastest", ha="left", va="bottom")
+    narrow = span[1] / span[0] < _NARROW
+    place = span[1] if narrow else math.sqrt(span[0] * span[1])
+    note(axes, (place, 0.03), text, ha="right" if narrow else "center", va="bottom")
 
 
-def draw_memory(axes: Axes, drawn: Sequence[Series]) -> None:
+def draw_memory(axes: Axes, drawn: Sequence[Series]) -> int:
     """Peak memory of the process, what was forecast after the first trial, the budget, and what was refused."""
     tried = sorted({row.batch_size for series in drawn for row in rows(series.result)})
     highest = 0.0
@@ -97,17 +131,15 @@ def draw_memory(axes: Axes, drawn: Sequence[Series]) -> None:
         label = "measured peak" if len(drawn) == 1 else ""
         curve(axes, series, points, [(min(found), max(found)) for found in measured.values()], label=label)
         highest = max([highest, *(peak for _, peak in points)])
-        _refused(axes, series, measured)
-        if len(drawn) > 1:
-            ring(axes, series, points)
+        _refused(axes, series, measured, INK if len(drawn) == 1 else series.colour)
+        ring(axes, series, points)
     batch_axis(axes, tried)
     top = _budgets(axes, drawn, highest)
     bytes_axis(axes, top)
-    if len(drawn) == 1:
-        _explain_memory(axes, drawn[0].result)
+    return _explain_memory(axes, drawn[0].result) if len(drawn) == 1 else 0
 
 
-def _explain_memory(axes: Axes, result: Result) -> None:
+def _explain_memory(axes: Axes, result: Result) -> int:
     forecast = first_forecast(result)
     if forecast:
         label = "forecast after the first trial"
@@ -117,17 +149,17 @@ def _explain_memory(axes: Axes, result: Result) -> None:
     marks = _marks(roles, heights, result)
     if (refused := result.edge.smallest_refused) is not None:
         marks.append(Mark(batch_size=refused, text=f"{format_count(refused)}: refused", height=result.budget_bytes))
-    mark_sizes(axes, marks)
     sign_legend(axes)
+    return mark_sizes(axes, marks)
 
 
-def _refused(axes: Axes, series: Series, measured: dict[int, list[int]]) -> None:
+def _refused(axes: Axes, series: Series, measured: dict[int, list[int]], colour: str) -> None:
     """A cross at each size that did not fit: at its peak, or on the budget's line where that was not seen."""
     refused = [row.batch_size for row in rows(series.result) if row.refusal and not row.refusal.fits]
     heights = [float(max(measured.get(size, [series.result.budget_bytes]))) for size in refused]
     if refused:
-        style = {"color": INK, "marker": "x", "markersize": 6.5, "markeredgewidth": 1.6, "linestyle": ""}
-        axes.plot(refused, heights, **style, label="refused", zorder=5)  # type: ignore[arg-type]
+        style: dict[str, Any] = {"marker": "x", "markersize": 6.5, "markeredgewidth": 1.6, "linestyle": ""}
+        axes.plot(refused, heights, **style, color=colour, label="refused", zorder=5)
 
 
 def _budgets(axes: Axes, drawn: Sequence[Series], highest: float) -> float:
@@ -152,7 +184,7 @@ def _has_refused(drawn: Iterable[Series]) -> bool:
     return any(row.refusal and row.refusal.outcome is Outcome.OUT_OF_MEMORY for s in drawn for row in rows(s.result))
 
 
-def draw_step_time(axes: Axes, drawn: Sequence[Series]) -> None:
+def draw_step_time(axes: Axes, drawn: Sequence[Series]) -> int:
     """The median time of a step, and the line through it with the batch size h where its two parts are equal."""
     points: dict[str, list[Point]] = {}
     for series in drawn:
@@ -162,35 +194,36 @@ def draw_step_time(axes: Axes, drawn: Sequence[Series]) -> None:
         ring(axes, series, found)
     batch_axis(axes, _sizes(points.values()))
     seconds_axis(axes, [value for found in points.values() for _, value in found])
-    if len(drawn) == 1:
-        _explain_step_time(axes, drawn[0].result, points[drawn[0].label])
+    return _explain_step_time(axes, drawn[0].result, points[drawn[0].label]) if len(drawn) == 1 else 0
 
 
-def _explain_step_time(axes: Axes, result: Result, points: Sequence[Point]) -> None:
+def _explain_step_time(axes: Axes, result: Result, points: Sequence[Point]) -> int:
     marks = _marks({"recommended": result.batch_size}, dict(points), result)
     line = step_line(result)
     if line is not None:
         first, last = min(points)[0], max(points)[0]
         sizes = [first * (last / first) ** (i / 80) for i in range(81)]
-        style = {"color": SERIES[1], "linestyle": (0, (4, 2)), "linewidth": 1.5, "zorder": 2}
-        axes.plot(sizes, [line.seconds(size) for size in sizes], **style, label=_equation(line, points))  # type: ignore[arg-type]
+        style: dict[str, Any] = {"color": SERIES[1], "linestyle": (0, (4, 2)), "linewidth": 1.5}
+        style["zorder"] = 4 if len(points) > DENSE else 2  # many points would hide it
+        axes.plot(sizes, [line.seconds(size) for size in sizes], **style, label=_equation(line, points))
         h = line.half_throughput_batch_size
         if h is not None and first <= h <= last:
             text = f"h = {format_number(h)}: half of the top speed"
             marks.append(Mark(batch_size=round(h), text=text, height=line.seconds(h)))
-    mark_sizes(axes, marks)
     sign_legend(axes, columns=1)
+    return mark_sizes(axes, marks)
 
 
 def _equation(line: StepLine, points: Sequence[Point]) -> str:
     alpha, beta = format_seconds(line.alpha_seconds), format_seconds(line.beta_seconds)
     h = line.half_throughput_batch_size
     off = format_share(median([abs(line.seconds(size) / seconds - 1) for size, seconds in points]))
-    known = f", h = {format_number(h)}" if h is not None else ""
-    return f"t(b) = {alpha} + {beta} · b{known}; off by {off} in the median"
+    known = f", h = {format_number(h)}" if h else ""
+    parts = [alpha] * (line.alpha_seconds > 0) + [f"{beta} · b"] * (line.beta_seconds > 0)
+    return f"t(b) = {' + '.join(parts)}{known}; off by {off} in the median"
 
 
-def draw_epoch_time(axes: Axes, drawn: Sequence[Series]) -> None:
+def draw_epoch_time(axes: Axes, drawn: Sequence[Series]) -> int:
     """How long the steps of an epoch take; below the batch sizes, how many batches they make."""
     points: dict[str, list[Point]] = {}
     for series in drawn:
@@ -205,12 +238,11 @@ def draw_epoch_time(axes: Axes, drawn: Sequence[Series]) -> None:
     if batches:
         axes.set_xlabel("batch size\nbatches per epoch")
     seconds_axis(axes, [value for found in points.values() for _, value in found])
-    if len(drawn) == 1:
-        result = drawn[0].result
-        mark_sizes(axes, _marks(_roles(result), dict(points[drawn[0].label]), result))
+    result = drawn[0].result
+    return mark_sizes(axes, _marks(_roles(result), dict(points[drawn[0].label]), result)) if len(drawn) == 1 else 0
 
 
-def draw_latency(axes: Axes, drawn: Sequence[Series]) -> None:
+def draw_latency(axes: Axes, drawn: Sequence[Series]) -> int:
     """How long a batch takes: median and two tails, or one tail of several results; and the limit."""
     shares = (0.50, 0.95, 0.99) if len(drawn) == 1 else (0.95,)
     everything: list[list[Point]] = []
@@ -218,10 +250,9 @@ def draw_latency(axes: Axes, drawn: Sequence[Series]) -> None:
         for order, share in enumerate(shares):
             found = latencies(series.result, share)
             shown = series if len(drawn) > 1 else variant(series, order)
-            curve(axes, shown, found, label=f"{share:.0%} of the batches" if len(drawn) == 1 else "")
+            curve(axes, shown, found, label=f"{share:.0%} of batches" if len(drawn) == 1 else "")
             everything.append(found)
-        if len(drawn) > 1:
-            ring(axes, series, found)
+        ring(axes, series, latencies(series.result, 0.95))
     batch_axis(axes, _sizes(everything))
     limits = sorted({s.result.spec.latency_seconds for s in drawn if s.result.spec.latency_seconds is not None})
     seconds_axis(axes, [*(value for found in everything for _, value in found), *limits])
@@ -229,13 +260,14 @@ def draw_latency(axes: Axes, drawn: Sequence[Series]) -> None:
         axes.axhline(limit, color=INK, linestyle=(0, (1, 1.5)), linewidth=1.4, zorder=1.5)
         text = f"limit {format_seconds(limit)} for 95%"
         note(axes, (axes.get_xlim()[0], 0), text, ha="left", va="bottom", transformed=limit)
-    if len(drawn) == 1:
-        result = drawn[0].result
-        mark_sizes(axes, _marks({"recommended": result.batch_size}, dict(everything[1]), result))
-        sign_legend(axes)
+    if len(drawn) > 1:
+        return 0
+    result = drawn[0].result
+    sign_legend(axes)
+    return mark_sizes(axes, _marks({"recommended": result.batch_size}, dict(everything[1]), result))
 
 
-def draw_energy(axes: Axes, drawn: Sequence[Series]) -> None:
+def draw_energy(axes: Axes, drawn: Sequence[Series]) -> int:
     """Joules per sample, as the device's own meter gave it."""
     points: dict[str, list[Point]] = {}
     for series in drawn:
@@ -244,9 +276,8 @@ def draw_energy(axes: Axes, drawn: Sequence[Series]) -> None:
         ring(axes, series, found)
     batch_axis(axes, _sizes(points.values()))
     amount_axis(axes, max(value for found in points.values() for _, value in found))
-    if len(drawn) == 1:
-        result = drawn[0].result
-        mark_sizes(axes, _marks(_roles(result), dict(points[drawn[0].label]), result))
+    result = drawn[0].result
+    return mark_sizes(axes, _marks(_roles(result), dict(points[drawn[0].label]), result)) if len(drawn) == 1 else 0
 
 
 PANELS: dict[str, Panel] = {
@@ -283,17 +314,17 @@ def _roles(result: Result) -> Roles:
 
 
 def _marks(roles: Roles, heights: dict[int, float], result: Result) -> list[Mark]:
-    """A mark for each batch size that plays a role and has a point; "recommended" says so of the knee too."""
-    by_size = _grouped((size, role) for role, size in roles.items() if size in heights)
-    is_knee = knee(result) == result.batch_size and plateau(result) is not None
-    marks = []
-    for size, names in by_size.items():
-        assert size is not None
-        strong = size == result.batch_size
-        shown = [f"{name} (knee)" if name == "recommended" and is_knee else name for name in names]
-        text = f"{format_count(size)}: {', '.join(shown)}"
-        marks.append(Mark(batch_size=size, text=text, height=heights[size], strong=strong))
-    return marks
+    """A mark for each batch size that plays a role and has a point."""
+    by_size = _grouped((size, role) for role, size in roles.items() if size is not None and size in heights)
+    return [
+        Mark(
+            batch_size=size,
+            text=f"{format_count(size)}: {', '.join(names)}",
+            height=heights[size],
+            strong=size == result.batch_size,
+        )
+        for size, names in by_size.items()
+    ]
 
 
 def _sizes(found: Iterable[Sequence[Point]]) -> list[int]:

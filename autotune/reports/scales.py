@@ -6,6 +6,7 @@ data's range. Limits are set here too, so that one point and two hundred both fi
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -14,19 +15,22 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from autotune.units import format_bytes, format_count, format_seconds
 
-MOST_TICKS = 9
-_TICK_CHARACTERS = 42  # so many fit side by side below the axes of one picture
+_MOST_DURATIONS = 9  # ticks of an axis of durations
+_AXIS_CHARACTERS = 58  # so many digits fit side by side below the axes of one picture
 _ROOM = 0.06  # share of a logarithmic axis left free at either end
 _HEADROOM = 1.1  # a linear axis goes so far above the highest value
 
 _BYTE_UNIT = 1024
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
+_LAST_SECONDS = 20  # 50 s would touch the minute
 _LONG_TICKS = [
     *(_MINUTE * count for count in (1, 2, 5, 10, 20)),
     *(_HOUR * count for count in (0.5, 1, 2, 5, 12)),
     *(_DAY * 10**power * count for power in range(4) for count in (1, 2, 5)),
 ]
-_SHORT_TICKS = [count * 10.0**power for power in range(-9, 2) for count in (1, 2, 5) if count * 10.0**power < _MINUTE]
+_SHORT_TICKS = [
+    count * 10.0**power for power in range(-9, 2) for count in (1, 2, 5) if count * 10.0**power <= _LAST_SECONDS
+]
 
 
 def batch_axis(axes: Axes, sizes: Sequence[int], below: Callable[[int], str] | None = None) -> None:
@@ -34,26 +38,35 @@ def batch_axis(axes: Axes, sizes: Sequence[int], below: Callable[[int], str] | N
     low, high = min(sizes), max(sizes)
     axes.set_xscale("log", base=2)
     axes.set_xlim(*_log_limits(low, high))
-    ticks = _thinned(_powers_of_two(low, high) or sorted(set(sizes)), lambda size: len(format_count(round(size))) + 1)
-    texts = [format_count(round(tick)) + (f"\n{below(round(tick))}" if below else "") for tick in ticks]
+    written = {
+        tick: format_count(tick) + (f"\n{below(tick)}" if below else "")
+        for tick in _powers_of_two(low, high) or sorted(set(sizes))
+    }
+    ticks = _thinned(written, math.log(axes.get_xlim()[1] / axes.get_xlim()[0]))
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticklabels(texts)
+    axes.set_xticklabels([written[tick] for tick in ticks])
     axes.set_xlabel("batch size")
 
 
-def _powers_of_two(low: int, high: int) -> list[float]:
+def _powers_of_two(low: int, high: int) -> list[int]:
     """Those between the ends; none where there are too few for a reader to see the scale."""
-    found = [2.0**power for power in range(math.ceil(math.log2(low)), math.floor(math.log2(high)) + 1)]
+    found = [2**power for power in range(math.ceil(math.log2(low)), math.floor(math.log2(high)) + 1)]
     return found if len(found) >= 3 else []
 
 
-def _thinned(ticks: Sequence[float], characters: Callable[[float], int]) -> list[float]:
-    """Every second, third or so of the ticks, until their texts fit side by side."""
-    step = 1
-    while len(ticks[::step]) > MOST_TICKS or sum(map(characters, ticks[::step])) > _TICK_CHARACTERS:
+def _thinned(written: dict[int, str], log_width: float) -> list[int]:
+    """Every second, third or so of the ticks, until no two texts touch on a logarithmic axis of this width."""
+    widths = {tick: max(map(len, text.split("\n"))) for tick, text in written.items()}
+
+    def touch(left: int, right: int) -> bool:
+        apart = math.log(right / left) / log_width * _AXIS_CHARACTERS
+        return apart < (widths[left] + widths[right]) / 2 + 1
+
+    ticks, step = list(written), 1
+    while any(itertools.starmap(touch, itertools.pairwise(ticks[::step]))):
         step += 1
-    return list(ticks[::step])
+    return ticks[::step]
 
 
 def _log_limits(low: float, high: float) -> tuple[float, float]:
@@ -69,7 +82,7 @@ def seconds_axis(axes: Axes, seconds: Sequence[float]) -> None:
     axes.set_yscale("log")
     axes.set_ylim(low, high)
     inside = [tick for tick in [*_SHORT_TICKS, *_LONG_TICKS] if low <= tick <= high]
-    if len(inside) > MOST_TICKS:
+    if len(inside) > _MOST_DURATIONS:
         inside = [tick for tick in inside if tick >= _MINUTE or math.isclose(math.log10(tick) % 1, 0, abs_tol=1e-9)]
     if len(inside) < 2:
         inside = [tick for tick in MaxNLocator(5).tick_values(low, high) if low <= tick <= high]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
 
@@ -23,8 +23,19 @@ DENSE = 40
 
 _LABEL_POINTS = 8.5
 _ROW_POINTS = 12.0  # height of a row of labels above the axes
-_CHARACTER = 0.62  # mean width of a character of DejaVu Sans bold as a share of its size, rounded up
+_CHARACTER, _BOLD_CHARACTER = 0.56, 0.64  # mean widths in DejaVu Sans as shares of its size, rounded up
 _AXES_SHARE = 0.82  # of a picture's width, beside the texts of its ticks
+
+_GAP = 4.0  # sizes further apart than this factor are not joined: what lies between is not known
+
+RING: dict[str, Any] = {
+    "marker": "o",
+    "markerfacecolor": "none",
+    "markeredgecolor": INK,
+    "markeredgewidth": 1.5,
+    "linestyle": "",
+}
+"""The sign of the recommended batch size."""
 
 Point = tuple[int, float]
 """A batch size and what was measured there."""
@@ -60,27 +71,35 @@ def curve(
     line: bool = True,
 ) -> None:
     """Points joined by a line, with their intervals as bars, or as a band where there are many."""
-    xs, ys = columns(points)
     dense = len(points) > DENSE
     style: dict[str, Any] = {"color": series.colour, "marker": series.marker, "label": label or series.label}
     style |= {"markersize": 2.5 if dense else 5.5, "linewidth": 1.0 if dense else 1.5, "zorder": 3}
     style |= {"markeredgecolor": series.colour if dense else PAPER, "markeredgewidth": 0.0 if dense else 0.6}
-    axes.plot(xs, ys, **style, linestyle="-" if line else "")
+    axes.plot(*columns(_broken(points)), **style, linestyle="-" if line else "")
     if not intervals:
         return
-    lows, highs = zip(*intervals, strict=True)
+    ends = [[(size, interval[end]) for (size, _), interval in zip(points, intervals, strict=True)] for end in (0, 1)]
+    (xs, lows), (_, highs) = (columns(_broken(end)) for end in ends)
     if dense:
         axes.fill_between(xs, lows, highs, color=series.colour, alpha=0.22, linewidth=0)
     else:
         axes.vlines(xs, lows, highs, color=series.colour, linewidth=1.3, zorder=2.5)
 
 
+def _broken(points: Sequence[Point]) -> list[tuple[float, float]]:
+    """The points, with one that cannot be drawn between neighbours that no line shall join."""
+    gap = (math.nan, math.nan)
+    joined: list[tuple[float, float]] = []
+    for point in points:
+        joined += [gap, point] if joined and point[0] > _GAP * joined[-1][0] else [point]
+    return joined
+
+
 def ring(axes: Axes, series: Series, points: Sequence[Point]) -> None:
     """A ring around the recommended batch size."""
     height = dict(points).get(series.result.batch_size)
     if height is not None:
-        style = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "markeredgewidth": 1.5}
-        axes.plot(series.result.batch_size, height, **style, markeredgecolor=INK, linestyle="", zorder=6)  # type: ignore[arg-type]
+        axes.plot(series.result.batch_size, height, **RING, markersize=11, zorder=6)
 
 
 def variant(series: Series, order: int) -> Series:
@@ -90,36 +109,41 @@ def variant(series: Series, order: int) -> Series:
     return Series(result=series.result, label=series.label, colour=colour, marker=marker)
 
 
-def mark_sizes(axes: Axes, marks: Sequence[Mark]) -> None:
-    """Name batch sizes above the axes, each with a thin line down to its point, in as many rows as they need."""
+def mark_sizes(axes: Axes, marks: Sequence[Mark]) -> int:
+    """Name batch sizes above the axes, each with a thin line down to its point; returns how many rows they need."""
     width = PANEL_INCHES[0] * 72 * _AXES_SHARE
     ends: list[float] = []  # where the last label of each row ends, the lowest row first
     for mark in sorted(marks, key=lambda mark: mark.batch_size):
         place = width * _position(axes, mark.batch_size)
-        length = len(mark.text) * _LABEL_POINTS * _CHARACTER
+        length = len(mark.text) * _LABEL_POINTS * (_BOLD_CHARACTER if mark.strong else _CHARACTER)
         left = min(max(place - length / 2, 0.0), max(width - length, 0.0))
         row = next((row for row, end in enumerate(ends) if end < left), len(ends))
         ends[row : row + 1] = [left + length + _LABEL_POINTS]
-        _label(axes, mark, left - place, row)
-    axes.set_title(axes.get_title(loc="left"), loc="left", pad=8 + _ROW_POINTS * len(ends))
+        _label(axes, mark, row, "left" if left == 0 else "right" if left + length >= width else "center")
+    return len(ends)
 
 
-def _label(axes: Axes, mark: Mark, shift_points: float, row: int) -> None:
+def entitle(axes: Axes, title: str, rows: int) -> None:
+    """Set the title above so many rows of labels."""
+    axes.set_title(title, loc="left", pad=8 + _ROW_POINTS * rows)
+
+
+def _label(axes: Axes, mark: Mark, row: int, side: Literal["left", "center", "right"]) -> None:
+    """Centre the text over its size, or end it with the axes where it would reach over them."""
+    place = {"left": 0.0, "center": _position(axes, mark.batch_size), "right": 1.0}[side]
     axes.annotate(
         mark.text,
-        (mark.batch_size, 1),
-        xycoords=axes.get_xaxis_transform(),
-        xytext=(shift_points, 3 + _ROW_POINTS * row),
+        (place, 1),
+        xycoords="axes fraction",
+        xytext=(0, 3 + _ROW_POINTS * row),
         textcoords="offset points",
+        ha=side,
         fontsize=_LABEL_POINTS,
         fontweight="bold" if mark.strong else "normal",
         color=INK if mark.strong else MUTED,
         annotation_clip=False,
     )
     axes.plot([mark.batch_size] * 2, [mark.height, axes.get_ylim()[1]], color=MUTED, linewidth=0.7, zorder=1.6)
-    if mark.strong:
-        style: dict[str, Any] = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "markeredgewidth": 1.5}
-        axes.plot(mark.batch_size, mark.height, **style, markeredgecolor=INK, linestyle="", zorder=6)
 
 
 def _position(axes: Axes, batch_size: int) -> float:
@@ -152,6 +176,7 @@ def note(
         fontsize=8,
         color=MUTED,
         zorder=4,
+        bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.6, "pad": 0.5},
     )
 
 

@@ -1,7 +1,9 @@
 """Objects that a caller already has: packed for another process, and made into a workload.
 
 Needs torch and cloudpickle. Everything travels in one pickle, since apart an optimizer would come back with
-parameters that are not the model's. Packing only reads: the caller's objects and random state stay as they are.
+parameters that are not the model's. With it goes the number of torch's next hook: a process that began to count
+anew would give a hook of its own the number, and so the place, of one that came with the model. Packing only reads:
+the caller's objects and random state stay as they are.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import cloudpickle
+from torch.utils.hooks import RemovableHandle
 
 from autotune.errors import UsageError
 from autotune.workloads import BuildOptions, Workload
@@ -63,7 +66,7 @@ def pack(parts: LiveParts) -> bytes:
     data, collate_fn = unwrap_loader(parts.data, parts.collate_fn)
     parts = replace(parts, data=data, collate_fn=collate_fn)
     try:
-        return bytes(cloudpickle.dumps(parts))
+        return bytes(cloudpickle.dumps((RemovableHandle.next_id, parts)))
     except Exception as error:  # whatever a user's __reduce__ raises
         culprit = _unpicklable(parts)
         raise UsageError(
@@ -83,8 +86,9 @@ def _unpicklable(parts: LiveParts) -> str:
 
 def unpack(packed: bytes) -> LiveParts:
     """What `pack` packed; the optimizer's parameters are the model's again."""
-    parts = pickle.loads(packed)
+    next_hook, parts = pickle.loads(packed)
     assert isinstance(parts, LiveParts)
+    RemovableHandle.next_id = max(RemovableHandle.next_id, next_hook)
     return parts
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -226,3 +228,26 @@ def test_a_builder_that_raises_is_told(train):
 
     with pytest.raises(WorkloadError, match=r"Building the model raised OSError: weights.pt is missing"):
         from_live(LiveParts(model=build_model, data=X), train)
+
+
+HOOKED = """
+import sys
+from torch import nn, randn
+from autotune.workloads.live import LiveParts, pack
+model = nn.utils.spectral_norm(nn.Linear(3, 3))  # whose work is done by a hook
+sys.stdout.buffer.write(pack(LiveParts(model=model, data=randn(4, 3))))
+"""
+
+WATCHED = """
+import sys
+from autotune.workloads.live import unpack
+model = unpack(sys.stdin.buffer.read()).model
+model.register_forward_pre_hook(lambda module, inputs: None)
+print(len(model._forward_pre_hooks))
+"""
+
+
+def test_a_hook_that_comes_along_keeps_its_place_beside_those_registered_here() -> None:
+    packed = subprocess.run([sys.executable, "-c", HOOKED], capture_output=True, check=True).stdout
+    shown = subprocess.run([sys.executable, "-c", WATCHED], input=packed, capture_output=True, check=True).stdout
+    assert shown.split() == [b"2"]

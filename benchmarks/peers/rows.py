@@ -1,0 +1,203 @@
+"""A row for each workload and tool, with all runs of it, and the cells that are made of them. Pure.
+
+Raw runs are kept; medians, ranges and shares are derived here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from statistics import median
+
+from benchmarks.peers import PEERS, START, STEPS
+from benchmarks.peers.arena import REPEATS
+from benchmarks.recording import Cells
+from benchmarks.recording import Row as Fields
+
+TITLE = "Side by side with other tools"
+
+EXPLANATION = f"""\
+Each tool searched each workload in fresh processes under the same memory limit, in turns with the others. The budget is
+that of the suite (resident memory), made real by a data limit (RLIMIT_DATA; on CUDA by
+`set_per_process_memory_fraction`), counted from when everything is imported and the model built. Figures are medians,
+with the range in brackets. Tools that only shrink (Accelerate, Transformers, toma, timm) start at {START:,}, above
+every maximum; where a tool wraps the training itself, that is {STEPS} steps long.
+
+True maximum: the largest batch size whose {STEPS} steps came to their end under the limit in each of {REPEATS} fresh
+processes, by exhaustive bisection. A tool that happens on a range of larger sizes that fits again, as there is in the
+MLP, is over 100%.
+
+Fits again: {STEPS} steps at the answer came to their end in a fresh process under the same limit.
+
+Steps and sizes: training steps that were begun, and batch sizes at which, counted by a hook on the model.
+
+Seconds: wall time from a cold start, imports included. Certificates: the same, in multiples of one run at the true
+maximum and one that fails at its successor, likewise from a cold start: the least that any measuring tool must pay.
+
+Speed: throughput at the median answer, as a share of the best of an exhaustive sweep, timed in turns in fresh
+processes.
+
+State kept: whether weights, optimizer and random state are, bit for bit, when training would start what they were
+before the search. Survived: the caller's program ran on after it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One search. `answer` is None where there was none; `kept` where the caller's state was out of its reach.
+
+    A part of `kept` is None where the tool's documentation has it made anew inside the search. `spent` says where the
+    wall time went, in seconds, for our own command.
+    """
+
+    answer: int | None = None
+    fits: bool | None = None
+    steps: int
+    sizes: int
+    seconds: float
+    certificate_seconds: float
+    exit_code: int
+    kept: dict[str, bool | None] | None = None
+    error: str = ""
+    spent: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One tool on one workload. `speeds` and `best_speeds` are samples per second in turns, process by process."""
+
+    workload: str
+    budget_bytes: int
+    maximum: int
+    tool: str
+    unable: str = ""
+    runs: tuple[Run, ...] = ()
+    best: int = 0
+    speeds: tuple[tuple[float, ...], ...] = ()
+    best_speeds: tuple[tuple[float, ...], ...] = ()
+
+    def with_run(self, run: Run) -> Row:
+        """The row with one more run."""
+        return replace(self, runs=(*self.runs, run))
+
+    @property
+    def answer(self) -> int | None:
+        """The median answer, one that was given; None where there was none."""
+        return typical([run.answer for run in self.runs if run.answer])
+
+
+def typical(answers: Sequence[int]) -> int | None:
+    """The lower median."""
+    return sorted(answers)[(len(answers) - 1) // 2] if answers else None
+
+
+# Cells
+
+
+def cells(row: Fields) -> Cells:
+    """The cells of a row, by heading."""
+    known = {"workload": row["workload"], "true maximum": str(row["maximum"]), "tool": row["tool"]}
+    runs = row["runs"]
+    answered = [run for run in runs if run["answer"] is not None]
+    judged = [run["fits"] for run in answered if run["fits"] is not None]
+    return {
+        **known,
+        "answer": spread([run["answer"] for run in answered], "{:,.0f}"),
+        "of the maximum": spread([run["answer"] / row["maximum"] for run in answered], "{:.0%}"),
+        "fits again": count(judged),
+        "steps": spread([run["steps"] for run in runs], "{:.0f}"),
+        "sizes": spread([run["sizes"] for run in runs], "{:.0f}"),
+        "seconds": spread([run["seconds"] for run in runs], "{:.0f}"),
+        "certificates": spread([run["seconds"] / run["certificate_seconds"] for run in runs], "{:.1f}"),
+        "speed": spread(ratios(row), "{:.0%}"),
+        "state kept": state(answered[-1]["kept"]) if answered else "",
+        "survived": count([run["exit_code"] == 0 for run in runs]),
+        "why not": why_not(row),
+    }
+
+
+def why_not(row: Fields) -> str:
+    """Why a tool did not run, or the error of its last failed run, on one line."""
+    errors = [run["error"] for run in row["runs"] if run["error"]]
+    return " ".join((row["unable"] or (errors[-1] if errors else "")).split()).replace("|", "/")
+
+
+def spread(values: Sequence[float], form: str) -> str:
+    """The median, and the range where it is one: "12 (10 to 14)"."""
+    if not values:
+        return ""
+    low, middle, high = (form.format(value) for value in (min(values), median(values), max(values)))
+    return middle if low == high else f"{middle} ({low} to {high})"
+
+
+def count(judged: Sequence[bool]) -> str:
+    """How many of how many."""
+    return f"{sum(judged)} of {len(judged)}" if judged else ""
+
+
+def state(kept: dict[str, bool | None] | None) -> str:
+    """What was left as it was, in words."""
+    if kept is None:
+        return "yes: out of its reach"
+    changed = [part for part, same in kept.items() if same is False]
+    anew = [part for part, same in kept.items() if same is None]
+    words = [f"{' and '.join(anew)} made anew"] if anew else []
+    words += [f"{', '.join(changed)} changed"] if changed else []
+    return "; ".join(words) or "yes"
+
+
+def ratios(row: Fields) -> list[float]:
+    """Speed as a share of the best, of each process: the median over its rounds."""
+    pairs = zip(row["speeds"], row["best_speeds"], strict=True)
+    return [median(mine / best for mine, best in zip(*rounds, strict=True)) for rounds in pairs]
+
+
+# Over all workloads
+
+OVER_WORKLOADS = "Over the workloads, medians of the medians, with the range"
+SPENDING = "Where our wall time went, as a share of it over all runs"
+
+
+def summary(rows: Sequence[Fields]) -> str:
+    """Both, as Markdown."""
+    lines = over_workloads(rows)
+    if not lines:
+        return "Nothing has run yet."
+    table = [list(lines[0]), ["---"] * len(lines[0]), *([*line.values()] for line in lines)]
+    written = "\n".join(f"| {' | '.join(line)} |" for line in table)
+    time = "\n".join(f"- {line}" for line in spending(rows))
+    return f"{OVER_WORKLOADS}:\n\n{written}\n\n" + (f"{SPENDING}:\n\n{time}" if time else "")
+
+
+def over_workloads(rows: Sequence[Fields]) -> list[Cells]:
+    """The cells of each tool that ran, over all workloads."""
+    of = {peer.name: [row for row in rows if row["tool"] == peer.name and row["runs"]] for peer in PEERS}
+    return [_of_tool(tool, ran) for tool, ran in of.items() if ran]
+
+
+def _of_tool(tool: str, rows: Sequence[Fields]) -> Cells:
+    answered = [[run["answer"] / row["maximum"] for run in row["runs"] if run["answer"]] for row in rows]
+    costs = [median(run["seconds"] / run["certificate_seconds"] for run in row["runs"]) for row in rows]
+    return {
+        "tool": tool,
+        "workloads": f"{len(rows)}",
+        "of the maximum": spread([median(shares) for shares in answered if shares], "{:.0%}"),
+        "fits again": count([run["fits"] for row in rows for run in row["runs"] if run["fits"] is not None]),
+        "certificates": spread(costs, "{:.1f}"),
+        "speed": spread([median(ratios(row)) for row in rows if row["speeds"]], "{:.0%}"),
+        "survived": count([run["exit_code"] == 0 for row in rows for run in row["runs"]]),
+    }
+
+
+def spending(rows: Sequence[Fields]) -> list[str]:
+    """Where the wall time of our command went, over all its runs: a line for each of its objectives."""
+    lines = []
+    for tool in (peer.name for peer in PEERS if peer.objective):
+        spent = [run["spent"] for row in rows if row["tool"] == tool for run in row["runs"] if run["spent"]]
+        lines += [f"{tool}: {', '.join(_shares(spent))}"] if spent else []
+    return lines
+
+
+def _shares(spent: Sequence[dict[str, float]]) -> list[str]:
+    whole = sum(sum(parts.values()) for parts in spent)
+    totals = {name: sum(parts.get(name, 0.0) for parts in spent) for name in spent[0]}
+    return [f"{name} {seconds / whole:.0%}" for name, seconds in totals.items() if seconds / whole >= 0.005]

@@ -175,6 +175,17 @@ def compare(case: Case, limit_bytes: int) -> Comparison:
     return row
 
 
+def forecast_again(row: Comparison, device: str, limit_bytes: int) -> Comparison:
+    """The row with a new forecast beside the truth that it has, where it was compared."""
+    if not row.real_process_bytes:
+        return row
+    case = Case(architecture=row.architecture, precision=row.precision, batch_size=row.batch_size, device=device)
+    try:
+        return replace(row, **in_fresh_process("forecast", case, limit_bytes))
+    except PartFailedError as error:
+        return replace(row, failure=str(error))
+
+
 def in_fresh_process(part: str, case: Case, limit_bytes: int) -> dict[str, Any]:
     """What one part of a comparison found.
 
@@ -296,6 +307,10 @@ def main() -> None:
     if options.merge:
         recording.write(_merged(options.merge))
         return
+    if options.forecast_again:
+        rows = _merged([options.forecast_again])
+        recording.record((forecast_again(row, options.device, limit_bytes) for row in rows), len(rows))
+        return
     recording.record((compare(case, limit_bytes) for case in cases), len(cases))
 
 
@@ -313,6 +328,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 8, 64])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--merge", nargs="+", type=Path, help="run nothing: join the JSON files of earlier runs")
+    parser.add_argument("--forecast-again", type=Path, help="the JSON file of an earlier run, whose truth is kept")
     parser.add_argument("--memory-limit", type=float, default=MEMORY_LIMIT_GIB, help="in GiB, for a whole process")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder to write to")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)

@@ -41,6 +41,11 @@ def _sum(args: tuple[Any, ...], _out: Any) -> list[list[int]]:
     return [[args[0].numel() * INT64_BYTES]] if args[0].dtype == torch.bool else []
 
 
+def _ctc_backward(args: tuple[Any, ...], _out: Any) -> list[list[int]]:
+    """The sums from the end, beside those from the beginning (`log_beta` in aten/src/ATen/native/LossCTC.cpp)."""
+    return [[args[6].numel() * args[6].element_size()]]
+
+
 CPU_TRANSIENTS: Transients = {
     aten.convolution.default: _convolution,
     aten.conv1d.default: _convolution,  # seen whole where autograd is off
@@ -49,4 +54,6 @@ CPU_TRANSIENTS: Transients = {
     aten.convolution_backward.default: _convolution_backward,
     aten.sum.default: _sum,
     aten.sum.dim_IntList: _sum,
+    aten._ctc_loss_backward.default: _ctc_backward,
+    aten._ctc_loss_backward.Tensor: _ctc_backward,
 }

@@ -40,6 +40,7 @@ UNLIKE_CUDA: dict[Any, str] = {
     **dict.fromkeys((torch.conv1d, torch.conv2d, torch.conv3d), CONVOLUTION_NOTE),
     **dict.fromkeys((torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d), CONVOLUTION_NOTE),
     **dict.fromkeys((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu), RECURRENT_NOTE),
+    **dict.fromkeys((torch.gru_cell, torch.rnn_tanh_cell, torch.rnn_relu_cell), RECURRENT_NOTE),  # of `recurrence`
 }
 """Functions whose memory on a GPU is another, and what is said of them."""
 

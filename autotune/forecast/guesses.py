@@ -4,16 +4,15 @@ Needs torch, and a mode below that runs operators without data. Promises that ev
 understands, with the line that asked. Where a wrong answer would only mislead, a whole number that may decide on a
 shape, there is none: `NoForecastError`.
 
-The answers: a number is 1, a condition is false, a selection by a mask selects everything, which bounds its size.
+The answers: a number is 1, a condition is false, a selection by a mask selects everything, which bounds its size, and
+texts to be aligned with sounds are equally long.
 GradScaler's question whether a gradient was infinite is answered with no, so that the optimizer steps.
 """
 
 from __future__ import annotations
 
-import sys
 import weakref
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,12 +20,10 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autotune.errors import NoForecastError
+from autotune.forecast import users_line
 from autotune.forecast.stand_ins import STAND_INS
 
 aten = torch.ops.aten
-
-_OURS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
-"""Folders whose lines say nothing to a user."""
 
 
 class Guesses(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -41,6 +38,11 @@ class Guesses(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.notes: list[str] = []
         self._found_inf: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """As in the tracker: no wrapper around each call."""
+        return False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -74,16 +76,16 @@ class Guesses(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._note("a number read from a tensor was taken to be 1")
         return 1.0
 
-    def _selection(self, func: Any, args: tuple[Any, ...]) -> torch.Tensor:
+    def _selection(self, func: Any, args: tuple[Any, ...]) -> torch.Tensor | tuple[torch.Tensor, ...]:
         select = _SELECTIONS.get(func)
         selected = select(*args[:2]) if select else None
         if selected is None:
             raise _needs_data(f"calls {func.overloadpacket.__name__.lstrip('_')}, whose result's shape hangs on values")
-        self._note("a selection by value was taken to select everything")
+        self._note(_NOTES.get(func, "a selection by value was taken to select everything"))
         return selected
 
     def _note(self, text: str) -> None:
-        noted = f"{_users_line()}: {text}"
+        noted = f"{users_line.running()}: {text}"
         if noted not in self.notes:
             self.notes.append(noted)
 
@@ -97,25 +99,31 @@ def _everything_indexed(tensor: torch.Tensor, indices: list[torch.Tensor | None]
     return tensor.new_empty((*shape[:place], mask.numel(), *shape[place + mask.dim() :]))
 
 
-_SELECTIONS: dict[Any, Callable[..., torch.Tensor | None]] = {
+def _aligned(log_probabilities: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss of each sample, and a number for each time and for each letter and gap of its text (LossCTC.cpp).
+
+    Texts come padded, (n, longest), or one after the other; how long the longest of these is, only the data tell.
+    """
+    times, samples = log_probabilities.shape[0], log_probabilities.shape[1] if log_probabilities.dim() == 3 else 1
+    longest = -(-targets.numel() // max(samples, 1))
+    return log_probabilities.new_empty(samples), log_probabilities.new_empty((samples, times, 2 * longest + 1))
+
+
+_SELECTIONS: dict[Any, Callable[..., torch.Tensor | tuple[torch.Tensor, ...] | None]] = {
     aten.nonzero.default: lambda mask: mask.new_empty((mask.numel(), mask.dim()), dtype=torch.long),
     aten.masked_select.default: lambda tensor, mask: tensor.new_empty(
         (torch.empty_like(tensor, dtype=torch.bool) & mask).numel()
     ),
     aten.index.Tensor: _everything_indexed,
+    aten._ctc_loss.Tensor: _aligned,
 }
+
+_NOTES = {aten._ctc_loss.Tensor: "the texts that ctc_loss aligns were taken to be equally long"}
+"""What is said of those that are no selection."""
 
 
 def _needs_data(deed: str) -> NoForecastError:
     return NoForecastError(
-        f"{_users_line()} {deed}, so the step cannot be followed without data.",
+        f"{users_line.running()} {deed}, so the step cannot be followed without data.",
         remedy="Its memory can only be measured: autotune does that, one batch size at a time.",
     )
-
-
-def _users_line() -> str:
-    """The innermost line that is neither torch's nor ours, as "model.py:42"."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OURS):
-        frame = frame.f_back
-    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"

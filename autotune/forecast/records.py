@@ -50,7 +50,8 @@ class Footprint(Record, frozen=True):
     Attributes:
         batch_size: samples in the batch (in each micro-batch, where gradients are accumulated).
         peak_bytes: all live tensors at the worst moment, each rounded up as its allocator does.
-        held_bytes: what the allocator holds of the system at most to serve that: fragments and caches included.
+        held_bytes: what the allocator holds of the system at most to serve that: fragments and caches included;
+            on a processor also what oneDNN compiles for the step's shapes and keeps.
         composition: what the live bytes at the peak belong to.
         phase_peak_bytes: the worst moment of each phase: "forward", "backward", "optimizer".
         phase: the phase of the worst moment of all.

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
@@ -22,6 +22,7 @@ from torch import nn
 from autotune.bench import Bench, Step
 from autotune.devices import linux_process as linux
 from autotune.errors import NoForecastError
+from autotune.forecast import users_line
 from autotune.forecast.allocator import reserved_peak_bytes
 from autotune.forecast.heap import heap_peak_bytes, is_in_use
 from autotune.forecast.records import Footprint, Rules
@@ -41,7 +42,17 @@ FIRST_STEP_BYTES = 26 << 20
 not run one can't tell. It was 12 to 46 MiB for five models at batch size 1 in fp32 and bf16, nothing for a sixth, and
 this in the median (`benchmarks.forecast`, torch 2.13)."""
 
-MEASURE_REMEDY = "Its memory can only be measured: autotune does that, one batch size at a time."
+MEASURE_REMEDY = (
+    "If the error is the workload's own, a step with data raises it, too; if not, its memory can only be measured."
+)
+
+
+class _Ran(NamedTuple):
+    """Steps that were followed: the tracker, the last step's operators, and what oneDNN's compiled kernels hold."""
+
+    tracker: ByteTracker
+    operators: int
+    compiled_bytes: int = 0
 
 
 class Forecaster:
@@ -78,7 +89,7 @@ class Forecaster:
             self._shape = shapes.learn(bench.workload.make_batch)
             with self._world() as entered:
                 self._twin = twin.Twin(_tensors_of(bench.workload.model), entered.device)
-            self._twin.swap()
+            self._twin.take_place()
 
     def footprint(self, batch_size: int) -> Footprint:
         """The memory of a step at a batch size, from the same state each time.
@@ -88,22 +99,20 @@ class Forecaster:
         """
         started = time.process_time()
         with _explained():
-            tracker, operators = self._followed(batch_size)
-        return _footprint(batch_size, self._rules, tracker, operators, started)
+            ran = self._followed(batch_size)
+        return _footprint(batch_size, self._rules, ran, started)
 
-    def _followed(self, batch_size: int) -> tuple[ByteTracker, int]:
-        """A run without data; the first time, one that stops where something must be learnt from real steps."""
+    def _followed(self, batch_size: int) -> _Ran:
+        """A run without data; the first time, one that stops where something must be learnt by running it."""
         if self._is_watching:
             self._is_watching = False
             found = self._watched(batch_size)
-            if found is None:
-                self._lesson = self._learnt()
-            self._twin.forget_real()
             if found is not None:
                 return found
+            self._lesson = self._learnt()
         return self._fake_run(batch_size, *([self._lesson.corrector(batch_size)] if self._lesson else []))
 
-    def _watched(self, batch_size: int) -> tuple[ByteTracker, int] | None:
+    def _watched(self, batch_size: int) -> _Ran | None:
         """A run without data; None where it met an opaque operator. By then its traceback is gone, with its tensors."""
         from autotune.forecast.opaque import OpaqueOperatorError, stop_at_opaque
 
@@ -113,40 +122,35 @@ class Forecaster:
             return None
 
     def _learnt(self) -> Lesson:
-        """What two small steps with data show of the opaque operators."""
-        from autotune.forecast.opaque import SMALL, Recorder, lesson
+        """What two small steps show of the opaque operators, which alone run with data."""
+        from autotune.forecast.opaque import SMALL, Rehearsal, lesson
 
-        real, fake = (Recorder(), Recorder()), (Recorder(), Recorder())
-        self._twin.swap()
-        for size, recorder in zip(SMALL, real, strict=True):
-            self._real_run(size, recorder)
-        self._twin.swap()
-        for size, recorder in zip(SMALL, fake, strict=True):
-            self._fake_run(size, recorder)
-        return lesson(real, fake)
+        small, large = Rehearsal(), Rehearsal()
+        self._fake_run(SMALL[0], small)
+        self._fake_run(SMALL[1], large)
+        return lesson(small, large)
 
     # ------------------------------------------------------------------ running
 
-    def _fake_run(self, batch_size: int, *known_sizes: KnownSizes) -> tuple[ByteTracker, int]:
+    def _fake_run(self, batch_size: int, *known_sizes: KnownSizes) -> _Ran:
+        from autotune.forecast.compiled import Compiled
         from autotune.forecast.opaque import reduced_losses
 
+        compiled = Compiled()
         real = None if self._shape else self._bench.workload.make_batch(batch_size)
         with self._world() as world:
             tracker = ByteTracker(
                 self._rules,
                 device_type=torch.device(world.device).type,
                 transients=_transients(self._rules),
-                known_sizes=(*known_sizes, reduced_losses),
+                known_sizes=(*known_sizes, reduced_losses, compiled),
                 seen_as=world.stand_in,
             )
             make = _fake_batches(self._shape, real, world.device)
-            return tracker, self._run(tracker, batch_size, make, world.device)
+            operators = self._run(tracker, batch_size, make, world.device)
+        return _Ran(tracker, operators, compiled.held_bytes if self._rules is Rules.CPU else 0)
 
-    def _real_run(self, batch_size: int, known_sizes: KnownSizes) -> None:
-        tracker = ByteTracker(known_sizes=(known_sizes,))
-        self._run(tracker, batch_size, self._bench.workload.make_batch, None)
-
-    def _run(self, tracker: ByteTracker, batch_size: int, make: Callable[[int], Any], device: str | None) -> int:
+    def _run(self, tracker: ByteTracker, batch_size: int, make: Callable[[int], Any], device: str) -> int:
         tracker.give(self._twin.tensors, Owner.PARAMETERS)
         try:
             with self._states.kept(tracker, device):
@@ -185,7 +189,7 @@ def track_real(
     tracker.give(_tensors_of(bench.workload.model), Owner.PARAMETERS)
     tracked = _tracked(bench, tracker, bench.workload.make_batch)
     operators = _run_steps(tracked, batch_size, tracker, steps, accumulation_steps)
-    return _footprint(batch_size, rules, tracker, operators, started)
+    return _footprint(batch_size, rules, _Ran(tracker, operators), started)
 
 
 def _tracked(bench: Bench, tracker: ByteTracker, make: Callable[[int], Any]) -> Bench:
@@ -224,17 +228,17 @@ def _fake_batches(shape: Any, real: Any, device: str) -> Callable[[int], Any]:
     return lambda _: emptied(real, device)
 
 
-def _footprint(batch_size: int, rules: Rules, tracker: ByteTracker, operators: int, started: float) -> Footprint:
-    peak = tracker.peak
+def _footprint(batch_size: int, rules: Rules, ran: _Ran, started: float) -> Footprint:
+    tracker, peak = ran.tracker, ran.tracker.peak
     return Footprint(
         batch_size=batch_size,
         peak_bytes=peak.total_bytes,
-        held_bytes=_held_bytes(rules, tracker),
+        held_bytes=_held_bytes(rules, tracker) + ran.compiled_bytes,
         composition=tracker.composition(),
         phase_peak_bytes=tracker.phase_peak_bytes,
         phase=peak.phase,
         operator=peak.operator,
-        operators=operators,
+        operators=ran.operators,
         seconds=time.process_time() - started,
     )
 
@@ -292,5 +296,7 @@ def _explained() -> Iterator[None]:
         raise
     except Exception as error:
         raise NoForecastError(
-            f"The step cannot be followed without data: {one_line(error)}", remedy=MEASURE_REMEDY
+            f"The step cannot be followed without data: {one_line(error).rstrip('.')} "
+            f"({users_line.that_raised(error)}).",
+            remedy=MEASURE_REMEDY,
         ) from error

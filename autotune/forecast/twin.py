@@ -2,8 +2,8 @@
 
 Needs torch. Promises that every reference to a parameter or a buffer (the optimizer's, a closure's, a tied weight's)
 follows, since the tensors keep their identity and only exchange what they point to (`torch.utils.swap_tensors`).
-The real tensors are kept aside and can be put back. Tensors that the user's code holds besides (a mask in an
-attribute, a second model) are not reached; the mode takes them as they are, and the tracker counts them.
+The data are gone afterwards. Tensors that the user's code holds besides (a mask in an attribute, a second model) are
+not reached; the mode takes them as they are, and the tracker counts them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from autotune.forecast.tracker import ByteTracker, Owner
 
 
 class Twin:
-    """Tensors of a model, or of an optimizer's state, that are there with data or without."""
+    """Tensors of a model, or of an optimizer's state, and what takes their place."""
 
     def __init__(self, tensors: Iterable[torch.Tensor], device: str) -> None:
         """Make what stands in for them. To be called where tensors have no data.
@@ -41,8 +41,8 @@ class Twin:
                 "The model holds sparse, quantized or custom tensors, which cannot be followed without data.",
                 remedy="Its memory can only be measured: autotune does that, one batch size at a time.",
             )
-        self._aside = without_data(layouts, device)
-        for real, fake in zip(self._held, self._aside, strict=True):
+        self._stand_ins = without_data(layouts, device)
+        for real, fake in zip(self._held, self._stand_ins, strict=True):
             fake.requires_grad_(real.requires_grad)
             if isinstance(real, nn.Parameter):
                 fake._is_param = True  # as nn.Parameter marks tensors of other classes
@@ -52,15 +52,12 @@ class Twin:
         """The objects that the user's code holds, with data or without."""
         return self._held
 
-    def swap(self) -> None:
-        """Exchange what is in place and what is aside. Gradients are dropped."""
-        for held, aside in zip(self._held, self._aside, strict=True):
+    def take_place(self) -> None:
+        """Take the place of the tensors with data, which frees these. Gradients are dropped."""
+        for held, stand_in in zip(self._held, self._stand_ins, strict=True):
             held.grad = None
-            _exchange(held, aside)
-
-    def forget_real(self) -> None:
-        """Let go of what is aside, which frees it where it has data."""
-        self._aside = []
+            _exchange(held, stand_in)
+        self._stand_ins = []
 
 
 def _exchange(one: torch.Tensor, other: torch.Tensor) -> None:
@@ -86,20 +83,20 @@ class OptimizerStates:
         self._twins: dict[Optimizer, Twin] = {}
 
     @contextmanager
-    def kept(self, tracker: ByteTracker, device: str | None) -> Iterator[None]:
+    def kept(self, tracker: ByteTracker, device: str) -> Iterator[None]:
         """While steps run: tell the tracker of every state that was there before; afterwards, put all back.
 
         Args:
             tracker: which is told.
-            device: of what stands in for a state where tensors have no data; None where they have.
+            device: of what stands in for a state.
         """
 
         def meet(optimizer: Optimizer, *_: Any) -> None:
             if optimizer not in self._saved:
                 self._saved[optimizer] = {key: dict(state) for key, state in optimizer.state.items()}
-            if device is not None and optimizer not in self._twins:
+            if optimizer not in self._twins:
                 self._twins[optimizer] = Twin(_tensors_of_state(optimizer), device)
-                self._twins[optimizer].swap()
+                self._twins[optimizer].take_place()
                 tracker.give(_tensors_of_state(optimizer), Owner.OPTIMIZER)
 
         for optimizer in self._saved:

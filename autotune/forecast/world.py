@@ -21,8 +21,10 @@ import torch.optim.optimizer as torch_optimizer
 import torch.utils._foreach_utils as foreach_utils
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from autotune.forecast import libraries
 from autotune.forecast.guesses import Guesses
 from autotune.forecast.records import Rules
+from autotune.forecast.recurrence import quick_sequences
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,13 @@ def fake_world(rules: Rules, device: str | None = None, mode: FakeTensorMode | N
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # they were shown, or will be, when the step really runs
         stack.enter_context(_quiet_fakes())
+        stack.enter_context(quick_sequences())
         if not native:
             from autotune.forecast.emulation import cuda_on_cpu  # most forecasts need none of it
 
             guesses.notes = stack.enter_context(cuda_on_cpu())  # one list for both, in the order of the step
         entered = stack.enter_context(mode or new_mode())
+        stack.enter_context(libraries.noted(guesses.notes))
         stack.enter_context(guesses)
         yield World(mode=entered, device=wanted if native else "cpu", guesses=guesses.notes)
 

@@ -180,6 +180,21 @@ def test_a_step_that_hangs_on_data_has_no_forecast_and_says_why(tmp_path: Path, 
     assert "\n" not in raised.value.message
 
 
+def test_an_error_of_the_users_own_is_named_with_its_line(tmp_path: Path) -> None:
+    text = """
+        class Broken(nn.Linear):
+            def forward(self, x):
+                return super().forward(x) * self.missing
+        model = Broken(64, 1)
+        loss = nn.functional.mse_loss
+        def make_batch(n):
+            return torch.randn(n, 64), torch.randn(n, 1)
+    """
+    with pytest.raises(NoForecastError, match=r"no attribute 'missing' \(model.py:6\)") as raised:
+        forecast(model_file(tmp_path, _dedented(text)), SMALL)
+    assert "workload's own" in str(raised.value.remedy)
+
+
 def test_a_compiled_model_has_no_forecast(tmp_path: Path) -> None:
     with pytest.raises(NoForecastError, match="compiled"):
         forecast(model_file(tmp_path, MLP + LOSS), SMALL, compile=True)

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from autotune.forecast.opaque import (
     OpaqueOperatorError,
-    Recorder,
+    Rehearsal,
     Result,
     is_opaque,
     lesson,
@@ -33,7 +33,7 @@ class Losses(TorchDispatchMode):  # type: ignore[misc]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        self.said += [(size, tensor.untyped_storage().nbytes()) for tensor, size in reduced_losses(func, args, out)]
+        self.said += [(size, tensor.untyped_storage().nbytes()) for tensor, size in reduced_losses(func, args, {}, out)]
         return out
 
 
@@ -65,7 +65,7 @@ RECURRENT = """
 
 
 @pytest.mark.parametrize(("kind", "precision"), [("LSTM", "fp32"), ("LSTM", "bf16"), ("GRU", "fp32")])
-def test_a_recurrent_layer_s_reserve_is_learnt_from_small_real_steps(tmp_path: Path, kind: str, precision: str) -> None:
+def test_a_recurrent_layer_s_reserve_is_learnt_by_running_it_alone(tmp_path: Path, kind: str, precision: str) -> None:
     file = model_file(tmp_path, RECURRENT.format(kind=kind))
     said = forecast(file, 100, 3, 100, precision=Precision(precision)).footprints
     ran = truth(file, 100, precision=Precision(precision))
@@ -89,6 +89,6 @@ def test_an_extension_s_operator_is_opaque() -> None:
 
 def test_a_lesson_goes_on_along_a_straight_line() -> None:
     seen, unseen = Result("reserve", 0, 3), Result("reserve", 0, 0)
-    real = Recorder({seen: 400, unseen: 40}), Recorder({seen: 800, unseen: 80})
-    fake = Recorder({seen: 0, unseen: 40}), Recorder({seen: 0, unseen: 80})
-    assert lesson(real, fake).corrector(100).sizes_bytes == {seen: 5000}
+    small = Rehearsal({seen: 0, unseen: 40}, {seen: 400, unseen: 40})
+    large = Rehearsal({seen: 0, unseen: 80}, {seen: 800, unseen: 80})
+    assert lesson(small, large).corrector(100).sizes_bytes == {seen: 5000}

@@ -33,6 +33,9 @@ QUESTIONS: dict[str, Callable[[torch.Tensor], Any]] = {
     "elements": lambda x: x[x > 0],
     "nonzero": lambda x: x.nonzero(),
     "masked": lambda x: x.masked_select(x[0] > 0),
+    "alignment": lambda x: torch._ctc_loss(
+        x.new_zeros(50, 8, 20), torch.ones(8, 6).long(), torch.full((8,), 50), torch.full((8,), 6)
+    )[1],
     "whole number": lambda x: x.argmax().item(),
     "unique": lambda x: x.unique(),
 }
@@ -49,6 +52,7 @@ QUESTIONS: dict[str, Callable[[torch.Tensor], Any]] = {
         ("elements", (12,), "select everything"),
         ("nonzero", (12, 2), "select everything"),
         ("masked", (12,), "select everything"),
+        ("alignment", (8, 50, 13), "equally long"),
     ],
 )
 def test_a_guess_is_noted_with_its_line(question: str, answer: Any, noted: str) -> None:
@@ -84,3 +88,41 @@ def _left_behind() -> tuple[bool, bool, bool]:
 
 def test_torch_is_as_before_once_the_world_is_left() -> None:
     assert in_child(_left_behind) == (True, True, True)
+
+
+def _asked_in_a_backward_pass() -> list[str]:
+    from autotune.forecast.world import fake_world
+
+    class Asking(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x * 2
+
+        @staticmethod
+        def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+            return gradient * gradient.sum().item()
+
+    with fake_world(Rules.CPU) as world:
+        Asking.apply(torch.ones(3, requires_grad=True)).sum().backward()
+    return world.guesses
+
+
+def test_a_guess_in_the_users_own_backward_names_its_line() -> None:
+    (guess,) = in_child(_asked_in_a_backward_pass)
+    assert guess.startswith("test_world.py:")
+
+
+def _asked_by_transformers() -> list[str]:
+    masking = pytest.importorskip("transformers.masking_utils")
+
+    from autotune.forecast.world import fake_world
+
+    with fake_world(Rules.CPU) as world:
+        masking._ignore_bidirectional_mask_sdpa(torch.ones(2, 8, dtype=torch.bool), 8)
+    return world.guesses
+
+
+def test_a_mask_that_transformers_keeps_is_among_the_guesses() -> None:
+    pytest.importorskip("transformers")
+    (guess,) = in_child(_asked_by_transformers)
+    assert "attention masks" in guess

@@ -1,0 +1,68 @@
+"""Rules of ours in the place of torch's, against the operators themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from autotune.forecast.stand_ins import STAND_INS
+
+aten = torch.ops.aten
+
+
+def _looks(out: Any) -> list[Any]:
+    return [None if t is None else (t.shape, t.stride(), t.dtype) for t in out]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("has_weight", [True, False])
+@pytest.mark.parametrize(
+    ("dtype", "layout"),
+    [
+        (torch.float32, torch.contiguous_format),
+        (torch.bfloat16, torch.contiguous_format),
+        (torch.float32, torch.channels_last),
+    ],
+)
+def test_a_batch_norm_returns_what_the_real_one_does(
+    dtype: torch.dtype, layout: torch.memory_format, has_weight: bool, training: bool
+) -> None:
+    image = torch.randn(4, 8, 6, 6, dtype=dtype).contiguous(memory_format=layout)
+    weight, bias = (torch.ones(8), torch.zeros(8)) if has_weight else (None, None)
+    args = (image, weight, bias, torch.zeros(8), torch.ones(8), training, 0.1, 1e-5)
+    real, said = aten.native_batch_norm(*args), STAND_INS[aten.native_batch_norm.default](*args)
+    assert _looks(said) == _looks(real)
+    back = (image, image, weight, args[3], args[4], *real[1:], training, 1e-5, [True, has_weight, has_weight])
+    real, said = aten.native_batch_norm_backward(*back), STAND_INS[aten.native_batch_norm_backward.default](*back)
+    assert _looks(said) == _looks(real)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "wanted"),
+    [
+        ((4, 6), (24,)),
+        ((4, 6), (2, -1, 3)),
+        ((4, 6), (-1,)),
+        ((1, 1), ()),
+        ((), (1,)),
+        ((0, 3), (3, 0)),
+        ((0, 3), (-1, 3)),
+    ],
+)
+@pytest.mark.parametrize("operator", [aten.view.default, aten._unsafe_view.default])
+def test_a_view_has_the_sizes_and_strides_of_the_real_one(
+    operator: Any, sizes: tuple[int, ...], wanted: tuple[int, ...]
+) -> None:
+    tensor = torch.zeros(3, *sizes)[1]
+    real, said = operator(tensor, wanted), STAND_INS[operator](tensor, wanted)
+    assert (said.shape, said.stride(), said.storage_offset()) == (real.shape, real.stride(), real.storage_offset())
+    assert said.untyped_storage()._cdata == tensor.untyped_storage()._cdata
+
+
+def test_a_view_that_cannot_be_is_refused_as_by_torch() -> None:
+    with pytest.raises(RuntimeError, match="invalid for input of size 24"):
+        STAND_INS[aten.view.default](torch.zeros(4, 6), (5, 5))
+    with pytest.raises(RuntimeError, match="not compatible"):
+        STAND_INS[aten.view.default](torch.zeros(4, 6).t(), (24,))

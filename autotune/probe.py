@@ -39,7 +39,7 @@ EDGE_RESOLUTION = 0.05  # where the largest batch size is not the answer, its ne
 CONTEST_SECONDS = 3.0
 CONTEST_SHARE = 0.8  # of the free memory, for all contenders together
 MOST_CONTESTS = 4  # in noise more rounds help, but not for ever
-LEAST_CONTESTS = 3  # on CPU, each in a process of its own: see `Probe._hold_contest`
+LEAST_CONTESTS = 2  # on CPU, each in a process of its own: see `Probe._hold_contest`
 LATENCY_STEPS = 20  # the fewest of which the 95th percentile is not simply the slowest
 
 

@@ -1,13 +1,14 @@
 """Put the measured tables into the README, so that no figure there is written by hand.
 
 Replaces what stands between `<!-- begin NAME -->` and `<!-- end NAME -->` with the file of that name in
-`benchmarks/results`; `NAME:summary` stands for what follows the table in it.
+`benchmarks/results`; `NAME:summary` stands for what follows the last table in it, `NAME:table` for the first table.
 
     python -m benchmarks.readme
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def filled(text: str, folder: Path) -> str:
         source = folder / name
         if not source.exists():
             return found[0]
-        content = _summary(source) if part == "summary" else _content(source)
+        content = {"summary": _summary, "table": _table}.get(part, _content)(source)
         return f"{found[1]}{content}{found[3]}"
 
     return SECTION.sub(section, text)
@@ -34,6 +35,13 @@ def filled(text: str, folder: Path) -> str:
 def _summary(source: Path) -> str:
     """What follows a file's last table."""
     return f"{source.read_text().rpartition('|')[2].strip()}\n"
+
+
+def _table(source: Path) -> str:
+    """A file's first table, with nothing around it."""
+    lines = source.read_text().splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("|"))
+    return "\n".join(itertools.takewhile(lambda line: line.startswith("|"), lines[start:])) + "\n"
 
 
 def _content(source: Path) -> str:

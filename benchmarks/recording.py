@@ -67,7 +67,7 @@ def _own_version() -> str:
         return __version__
 
 
-def _remaining(done: int, total: int, seconds: float) -> str:
+def remaining(done: int, total: int, seconds: float) -> str:
     """What is done and what remains: "3 of 10 done in 2 min, about 5 min to go"."""
     ahead = seconds / done * (total - done)
     to_go = f", about {format_seconds(math.ceil(ahead))} to go" if total > done else ""
@@ -103,7 +103,7 @@ class Recording:
             rows.append(row)
             self.write(rows)
             print(" | ".join(self.cells(asdict(row)).values()), flush=True)
-            print(_remaining(len(rows), total, time.monotonic() - began), file=sys.stderr, flush=True)
+            print(remaining(len(rows), total, time.monotonic() - began), file=sys.stderr, flush=True)
 
     def write(self, rows: Sequence[Any]) -> None:
         """Write the rows (dataclasses) so far, and the table that they make."""

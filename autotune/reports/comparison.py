@@ -9,18 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from io import StringIO
 from typing import Any
 
 import msgspec
-from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from autotune.comparison import Comparison, Figure, Quantity, SizeChange, Verdict
 from autotune.reports.markdown import escaped
-from autotune.reports.terminal import ROOMY_WIDTH, WIDEST_TEXT
+from autotune.reports.terminal import WIDEST_TEXT, as_text, empty_table
 from autotune.reports.words import printable
 from autotune.result import Result
 from autotune.stats import Ratio
@@ -183,10 +181,7 @@ def _size_verdict(shown: Shown, size: SizeChange) -> str:
 
 def render(shown: Shown, width: int = WIDEST_TEXT) -> str:
     """The whole comparison as plain text, `width` columns wide."""
-    console = Console(file=StringIO(), width=width, color_system=None, legacy_windows=False)
-    console.print(report(shown, width))
-    assert isinstance(console.file, StringIO)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
+    return as_text(report(shown, width), width)
 
 
 def report(shown: Shown, width: int) -> RenderableType:
@@ -199,15 +194,10 @@ def report(shown: Shown, width: int) -> RenderableType:
     return Group(*parts)
 
 
-def _table(width: int) -> Table:
-    gap = 1 if width >= ROOMY_WIDTH else 0
-    return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
-
-
 def _sizes_table(shown: Shown, width: int) -> Table:
     """One row a batch size, with intervals where there is room for them."""
     intervals = width >= WIDEST_TEXT
-    made = _table(width)
+    made = empty_table(width)
     *figures, verdict = _size_headings(intervals=intervals)
     for name in figures:
         made.add_column(name, justify="right", no_wrap=True)
@@ -219,7 +209,7 @@ def _sizes_table(shown: Shown, width: int) -> Table:
 
 
 def _summary_table(shown: Shown, width: int) -> Table:
-    made = _table(width)
+    made = empty_table(width)
     first, *figures, verdict = _SUMMARY
     made.add_column(first)
     for name in figures:

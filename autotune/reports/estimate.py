@@ -8,19 +8,17 @@ that no name of a model or an operator is taken for markup or obeyed by a termin
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from io import StringIO
 from itertools import groupby
 from typing import Any
 
 import msgspec
-from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from autotune.estimate import LARGEST, Estimate, Place, Variant
 from autotune.forecast.records import Footprint, Rules
-from autotune.reports.terminal import ROOMY_WIDTH, WIDEST_TEXT
+from autotune.reports.terminal import WIDEST_TEXT, as_text, empty_table, gap_columns
 from autotune.reports.words import printable
 from autotune.spec import Mode
 from autotune.units import format_bytes, format_count, format_share
@@ -44,10 +42,7 @@ _PARTS = {
 
 def render(estimate: Estimate, width: int = WIDEST_TEXT) -> str:
     """The whole estimate as plain text, `width` columns wide."""
-    console = Console(file=StringIO(), width=width, color_system=None, legacy_windows=False)
-    console.print(report(estimate, width))
-    assert isinstance(console.file, StringIO)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
+    return as_text(report(estimate, width), width)
 
 
 def report(estimate: Estimate, width: int) -> RenderableType:
@@ -84,19 +79,19 @@ def _sections(
         widest = max(len("batch"), *(len(format_count(size)) for size in estimate.batch_sizes))
         groups = _groups(variants, width - widest, width)
         yield f"Predicted peak by {micro} size", _apart(_peaks_table(estimate, group, width) for group in groups)
-    chunk = max(1, (width - _PART_COLUMNS) // (_SIZE_COLUMNS + _gap(width)))
+    chunk = max(1, (width - _PART_COLUMNS) // (_SIZE_COLUMNS + gap_columns(width)))
     sizes = [size for size in estimate.batch_sizes if first.footprint(size)]
     chunks = [sizes[start : start + chunk] for start in range(0, len(sizes), chunk)]
     tables = _apart(_parts_table(estimate, first, sizes, width) for sizes in chunks)
     yield f"What the predicted peak is made of, in {first.label}", [*tables, *_worst_moments(first, sizes)]
     widest = max(len(printable(place.name)) for place in estimate.places)
-    groups = _groups(variants, width - widest - _SIZE_COLUMNS - 2 * _gap(width), width)
+    groups = _groups(variants, width - widest - _SIZE_COLUMNS - 2 * gap_columns(width), width)
     yield f"Predicted largest {micro} size", _apart(_places_table(estimate, group, width) for group in groups)
 
 
 def _groups(variants: Sequence[Variant], columns: int, width: int) -> list[list[Variant]]:
     """All variants side by side where the columns suffice, else those with checkpointing apart."""
-    if len(variants) * (_SIZE_COLUMNS + _gap(width)) <= columns:
+    if len(variants) * (_SIZE_COLUMNS + gap_columns(width)) <= columns:
         return [list(variants)]
     groups = [[one for one in variants if one.checkpointing is checkpointing] for checkpointing in (False, True)]
     return [group for group in groups if group]
@@ -108,18 +103,9 @@ def _apart(tables: Iterable[Table]) -> list[RenderableType]:
     return parts[1:]
 
 
-def _gap(width: int) -> int:
-    return 1 if width >= ROOMY_WIDTH else 0
-
-
-def _table(width: int) -> Table:
-    gap = _gap(width)
-    return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
-
-
 def _peaks_table(estimate: Estimate, variants: Sequence[Variant], width: int) -> Table:
     """A row a batch size, a column a variant."""
-    made = _table(width)
+    made = empty_table(width)
     made.add_column("batch\nsize", justify="right", no_wrap=True)
     for variant in variants:
         made.add_column(_column_head(variant), justify="right", no_wrap=True)
@@ -144,7 +130,7 @@ def _peak_bytes(estimate: Estimate, variant: Variant, footprint: Footprint) -> i
 
 def _parts_table(estimate: Estimate, variant: Variant, sizes: Sequence[int], width: int) -> Table:
     """A column a batch size, a row for each part of the peak, so that it reads like a sum."""
-    made = _table(width)
+    made = empty_table(width)
     made.add_column("batch size", no_wrap=True)
     for size in sizes:
         made.add_column(format_count(size), justify="right", no_wrap=True)
@@ -183,7 +169,7 @@ _PHASES = {"forward": "the forward pass", "backward": "the backward pass", "opti
 
 def _places_table(estimate: Estimate, variants: Sequence[Variant], width: int) -> Table:
     """A row a place, a column a variant."""
-    made = _table(width)
+    made = empty_table(width)
     made.add_column("on", overflow="fold")
     made.add_column("memory", justify="right", no_wrap=True)
     for variant in variants:

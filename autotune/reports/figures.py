@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import io
 import math
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from autotune.errors import UsageError
 from autotune.reports.labels import in_common, labels
-from autotune.reports.palette import INK, MARKERS, MUTED, SERIES, STYLE
+from autotune.reports.palette import INK, MARKERS, MUTED, SERIES
 from autotune.reports.panels import PANELS
 from autotune.reports.strokes import PANEL_INCHES, RING, Series, entitle
-from autotune.reports.svg import as_svg, standalone
+from autotune.reports.svg import as_svg, standalone, styled
 from autotune.reports.words import printable
 from autotune.result import Result, write_whole
 from autotune.units import format_count
@@ -57,7 +54,7 @@ def overview(results: Sequence[Result]) -> Picture:
     kinds = {name: chosen for name in PANELS if (chosen := _with_data(name, drawn))}
     across = min(len(kinds), _MOST_PANELS_ACROSS)
     down = math.ceil(len(kinds) / across)
-    with _styled():
+    with styled():
         size = (PANEL_INCHES[0] * across, PANEL_INCHES[1] * down + 0.7)
         figure = Picture(figsize=size, layout="constrained", label=_heading(results))
         figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)  # type: ignore[union-attr,call-arg]
@@ -92,7 +89,7 @@ def write_figure(figure: Figure, path: str | Path) -> Path:
 def as_png(figure: Figure) -> bytes:
     """The figure as PNG, 160 dots per inch."""
     out = io.BytesIO()
-    with _styled():
+    with styled():
         figure.savefig(out, format="png", dpi=PNG_DOTS_PER_INCH, metadata={"Software": None})
     return out.getvalue()
 
@@ -114,7 +111,7 @@ def _with_data(name: str, drawn: Sequence[Series]) -> list[Series]:
 
 
 def _single(name: str, drawn: Sequence[Series]) -> Figure:
-    with _styled():
+    with styled():
         rows = math.ceil(len(drawn) / _legend_columns(drawn)) if len(drawn) > 1 else 0
         size = (PANEL_INCHES[0], PANEL_INCHES[1] + 0.19 * rows)
         figure = Picture(figsize=size, layout="constrained", label=_description(name, drawn))
@@ -176,11 +173,3 @@ def _description(name: str, drawn: Sequence[Series]) -> str:
     whose = ", ".join(series.label for series in drawn)
     recommended = ", ".join(format_count(series.result.batch_size) for series in drawn)
     return f"{PANELS[name].title} against the batch size, of {whose}. Recommended: {recommended}."
-
-
-@contextmanager
-def _styled() -> Iterator[None]:
-    """Our look while a figure is made or written; letters that the font lacks are no reason to warn."""
-    with matplotlib.style.context(["default", STYLE], after_reset=True), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        yield

@@ -11,8 +11,11 @@ import hashlib
 import io
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from xml.etree import ElementTree as ET
 
+import matplotlib.style
 from matplotlib.figure import Figure
 
 from autotune.reports.palette import DARK, LIGHT, STYLE, css_variables
@@ -22,6 +25,14 @@ _LINK = "{http://www.w3.org/1999/xlink}href"
 _ROLE_OF = {colour: role for role, colour in LIGHT.items()}
 _FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 _DECLARATION = re.compile(r"\s*([a-z-]+)\s*:\s*(.+?)\s*(?:;|$)")
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Our look while a figure is made or written; letters that the font lacks are no reason to warn."""
+    with matplotlib.style.context(["default", STYLE], after_reset=True), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
 
 
 def as_svg(figure: Figure) -> str:
@@ -60,11 +71,8 @@ def standalone(figure: Figure) -> str:
 
 def _drawn(figure: Figure) -> bytes:
     """What matplotlib makes of it, without date and version."""
-    import matplotlib.style
-
     out = io.BytesIO()
-    with matplotlib.style.context(["default", STYLE], after_reset=True), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+    with styled():
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     return out.getvalue()
 

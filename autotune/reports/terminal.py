@@ -28,10 +28,26 @@ _NARROWEST_OUTCOME = 13  # columns, so that no word of an outcome is broken
 
 def render(result: Result, width: int = WIDEST_TEXT) -> str:
     """The whole report as plain text, `width` columns wide."""
+    return as_text(report(result, width), width)
+
+
+def as_text(shown: RenderableType, width: int) -> str:
+    """Anything that rich shows as plain text, `width` columns wide."""
     console = Console(file=StringIO(), width=width, color_system=None, legacy_windows=False)
-    console.print(report(result, width))
+    console.print(shown)
     assert isinstance(console.file, StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
+
+
+def empty_table(width: int) -> Table:
+    """A table in the look of all of ours, for a console `width` columns wide."""
+    padding = (0, gap_columns(width), 0, 0)
+    return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=padding, header_style="bold")
+
+
+def gap_columns(width: int) -> int:
+    """How many blanks stand between two columns, beside the one that is always there."""
+    return 1 if width >= ROOMY_WIDTH else 0
 
 
 def report(result: Result, width: int) -> RenderableType:
@@ -58,8 +74,7 @@ def _heading(result: Result) -> Text:
 
 def table(result: Result, width: int = WIDEST_TEXT) -> Table:
     """One row a batch size, ascending, for a console `width` columns wide."""
-    gap = 1 if width >= ROOMY_WIDTH else 0
-    made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+    made = empty_table(width)
     for name in _headings(result):
         made.add_column(name, justify="right", no_wrap=True)
     made.add_column("outcome", min_width=_NARROWEST_OUTCOME)

@@ -25,7 +25,7 @@ from benchmarks.peers.arena import DEFAULT_CACHE, Arena, Ran, child, fresh, open
 from benchmarks.peers.counting import COUNTED_FILE, steps_by_size
 from benchmarks.peers.page import write_page
 from benchmarks.peers.rows import EXPLANATION, TITLE, Row, Run, cells, summary
-from benchmarks.recording import RESULTS, Recording, machine
+from benchmarks.recording import RESULTS, Recording, machine, remaining
 from benchmarks.suite import Entry, chosen
 from benchmarks.throughput import fastest, sweep_sizes
 
@@ -167,7 +167,7 @@ def compare(entries: Sequence[Entry], peers: Sequence[Peer], options: argparse.N
         key = (turn.arena.entry.name, turn.peer.name)
         rows[key] = rows[key].with_run(run(turn, judge))
         recording.write(list(rows.values()))
-        _tell(f"{_line(rows[key])}; {_remaining(done, len(ahead), time.monotonic() - began)}")
+        _tell(f"{_line(rows[key])}; {remaining(done, len(ahead), time.monotonic() - began)}")
     for arena in arenas:
         _tell(f"{arena.entry.name}: timing the answers")
         of_arena = [row for row in rows.values() if row.workload == arena.entry.name]
@@ -205,10 +205,6 @@ def _line(row: Row) -> str:
     last = row.runs[-1]
     found = f"{last.answer} of {row.maximum}" if last.answer else last.error
     return f"{row.workload}, {row.tool}: {found} in {last.seconds:.0f} s"
-
-
-def _remaining(done: int, total: int, seconds: float) -> str:
-    return f"{done} of {total} done, about {format_seconds(round(seconds / done * (total - done)))} to go"
 
 
 def _tell(text: str) -> None:

@@ -34,7 +34,7 @@ from autotune.verdict import judged
 GROW = Effort(warmup_steps=2, min_steps=3, seconds=0.5)
 BISECT = Effort(warmup_steps=2, min_steps=3, max_steps=3, seconds=0.0)  # the peak still rises until the third step
 CONFIRM = Effort(warmup_steps=2, min_steps=8, max_steps=8, seconds=0.0)  # ten in all: sizes that pass three fail ten
-EDGE_CONFIRMATIONS = 2  # in forked children, besides the one in a fresh process for the answer
+EDGE_CONFIRMATIONS = 2  # each in a fresh process: forked children have one layout of addresses, and so one draw
 EDGE_RESOLUTION = 0.05  # where the largest batch size is not the answer, its neighbourhood is enough
 CONTEST_SECONDS = 3.0
 CONTEST_SHARE = 0.8  # of the free memory, for all contenders together
@@ -100,7 +100,7 @@ class Probe:
             if self._exhausted() is not None or self._is_confirmed(size):
                 return self._exhausted() or stop
             ask = Ask(size, Phase.CONFIRM, "does the answer hold in a fresh process?")
-            self.contest = self.contest if self.ask_trial(ask, CONFIRM, fresh_process=True).accepted else None
+            self.contest = self.contest if self.ask_trial(ask, CONFIRM).accepted else None
 
     def _search_to_its_end(self) -> StopReason:
         while isinstance(move := self._next_move(), Ask):
@@ -149,12 +149,19 @@ class Probe:
         edge = min(where.edge, self.search.limits.largest or where.edge) if where else None
         self.listener.forecast_ended(attempt.forecast, edge, why_not)
 
-    def ask_trial(self, ask: Ask, effort: Effort, *, fresh_process: bool = False) -> Trial:
-        """Run the trial that the search asks for, and tell the search."""
-        request = TrialRequest(batch_size=ask.batch_size, effort=effort, fresh_process=fresh_process)
+    def ask_trial(self, ask: Ask, effort: Effort) -> Trial:
+        """Run the trial that the search asks for, and tell the search. A confirmation has a fresh process."""
+        is_confirmation = ask.phase is Phase.CONFIRM
+        if is_confirmation:
+            self.executor.prepare(self._confirmations_left(ask.batch_size))
+        request = TrialRequest(batch_size=ask.batch_size, effort=effort, fresh_process=is_confirmation)
         trial = self.run_trial(request, ask.phase.value, ask.why)
         self._tell(trial)
         return trial
+
+    def _confirmations_left(self, size: int) -> int:
+        done = sum(told.batch_size == size and told.phase is Phase.CONFIRM for told in self.search.told)
+        return max(self.search.limits.confirmations - done, 1)
 
     def run_trial(self, request: TrialRequest, purpose: Purpose, why: str) -> Trial:
         """Run one trial and write it down.
@@ -225,6 +232,7 @@ class Probe:
             return
         self.contest = None
         on_cpu = self.opened.environment.device == "cpu"
+        self.executor.prepare(LEAST_CONTESTS if on_cpu else 0)  # all but the first, and the run of the answer
         for number in range(MOST_CONTESTS):
             if self._exhausted() is not None or not self._more_rounds(names, fresh_process=on_cpu and number > 0):
                 return
@@ -392,7 +400,7 @@ def tellings(trial: Trial, multiple_of: int) -> list[Told]:
     if trial.evidence is not None and trial.evidence.largest_safe is not None:
         unsafe = (trial.evidence.largest_safe // multiple_of + 1) * multiple_of
         if unsafe < trial.batch_size:
-            found.append(Told(unsafe, accepted=False, phase=phase))
+            found.append(Told(unsafe, accepted=False, phase=phase, is_inferred=True))
     return found
 
 

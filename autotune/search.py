@@ -11,7 +11,7 @@ No I/O, no clock, no torch. The rules:
   the edge and its successor. A forecast may be wrong, so a guess is followed only where even the worst answer to it
   leaves the search within `SLACK` questions of what it would have asked without.
 - Confirm: run the largest accepted again, as often as asked. A refusal counts: the size is then refused, and
-  the search steps back to what is left below it.
+  the search steps back to what is left below it; at once to what the peaks show to be safe, where they do.
 
 What holds, whatever the answers: every size asked for is a multiple of `multiple_of` between the smallest
 and the cap; nothing at or above a refused size is asked for; an accepted size is asked for again only to
@@ -101,13 +101,18 @@ class Stop:
 
 @dataclass(frozen=True)
 class Told:
-    """What came of a batch size. `throughput_high` is the upper end of the interval, in samples/s."""
+    """What came of a batch size. `throughput_high` is the upper end of the interval, in samples/s.
+
+    `is_inferred` says that this size was not run: a larger one was refused, and this is the smallest that its peak,
+    with the spread of those near it, refuses too.
+    """
 
     batch_size: int
     accepted: bool
     throughput: float = 0.0
     throughput_high: float = 0.0
     phase: Phase = Phase.GROW
+    is_inferred: bool = False
 
 
 @dataclass
@@ -145,7 +150,7 @@ def next_move(told: Sequence[Told], limits: Limits) -> Ask | Stop:
     if high is None:
         return _grow(low, told, limits)
     if high - low > max(limits.multiple_of, limits.resolution * low):
-        return _bisect(low, high, limits)
+        return _step_back(high, told, limits) or _bisect(low, high, limits)
     return _confirm(low, told, limits, StopReason.EDGE)
 
 
@@ -322,6 +327,13 @@ def _bisect(low: int, high: int, limits: Limits) -> Ask:
         return Ask(2 * low, Phase.GROW, f"twice {low}")
     middle = low + _multiple_below((high - low) // 2, limits)
     return Ask(middle, Phase.BISECT, f"between {low}, which fits, and {high}, which does not")
+
+
+def _step_back(high: int, told: Sequence[Told], limits: Limits) -> Ask | None:
+    """Confirm at once the largest size that the spread of peaks leaves room for: to bisect once more tells less."""
+    if not any(t.batch_size == high and t.is_inferred for t in told):
+        return None
+    return Ask(high - limits.multiple_of, Phase.CONFIRM, "the largest for which peaks that differ leave room")
 
 
 def _refine(told: Sequence[Told], limits: Limits) -> Ask | Stop:

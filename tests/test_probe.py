@@ -60,8 +60,8 @@ def test_the_memory_answer_ran_fitted_and_was_confirmed_in_a_fresh_process(slope
     result = probe(FakeExecutor(bytes_per_sample=slope, spread=spread, seed=seed), **MEMORY)
     answer = [trial for trial in result.trials if trial.batch_size == result.batch_size]
     assert all(trial.accepted for trial in answer)
-    assert any(trial.fresh_process for trial in answer)
-    assert result.edge.confirmations >= 3
+    assert sum(trial.fresh_process for trial in answer) >= 2
+    assert result.edge.confirmations >= 2
     assert result.edge.is_exact
     if spread == 0:
         assert result.batch_size == 900 // slope

@@ -168,3 +168,21 @@ def test_a_refused_confirmation_steps_back() -> None:
 
 def test_no_multiple_within_reach_ends_at_once() -> None:
     assert next_move([], Limits(largest=5, multiple_of=8)) == Stop(None)
+
+
+def test_a_refused_confirmation_is_followed_by_one_of_the_size_that_the_peaks_leave_room_for() -> None:
+    """No bisection in between: forked children would say little of what differs between processes."""
+    told = [
+        Told(64, True),
+        Told(101, False, phase=Phase.BISECT),
+        Told(100, True, phase=Phase.BISECT),
+        Told(100, False, phase=Phase.CONFIRM),
+        Told(91, False, phase=Phase.CONFIRM, is_inferred=True),
+    ]
+    limits = Limits(confirmations=2)
+    move = next_move(told, limits)
+    assert isinstance(move, Ask) and (move.batch_size, move.phase) == (90, Phase.CONFIRM)
+    told.append(Told(90, True, phase=Phase.CONFIRM))
+    assert next_move(told, limits) == Ask(90, Phase.CONFIRM, "does it hold again? (2 of 2)")
+    told[-1] = Told(90, False, phase=Phase.CONFIRM)
+    assert next_move(told, limits) == Ask(77, Phase.BISECT, "between 64, which fits, and 90, which does not")

@@ -48,6 +48,7 @@ class ChildExecutor:
         self._extra_free_bytes = extra_free_bytes
         self._verbose = verbose
         self._worker: WorkerProcess | None = None
+        self._spares: list[WorkerProcess] = []
         self._built: Built | None = None
         self._budget_bytes = 0
         self._dry = False
@@ -88,6 +89,29 @@ class ChildExecutor:
             warnings=self._built.warnings,
         )
 
+    def prepare(self, fresh_processes: int) -> None:
+        """Start the interpreters of the next fresh processes side by side. See `Executor.prepare`.
+
+        Not more than the cores can start at once; and none where a trial would then lack memory, or on a device
+        whose memory they would hold.
+        """
+        wanted = min(fresh_processes, host.logical_cores(), self._room_for_spares()) - len(self._spares)
+        started = [self._begin(forks=False) for _ in range(wanted)]
+        self._spares += started
+        for worker in started:
+            try:
+                worker.built(self._watch(None))
+            except AutotuneError:  # the request that would have had it starts one itself, and says what is wrong
+                self._spares.remove(worker)
+                worker.close()
+
+    def _room_for_spares(self) -> int:
+        if self._worker is None or not self._on_cpu:
+            return 0
+        spared_bytes = OVERRUN_FACTOR * self._budget_bytes + _reserve_bytes()
+        left_bytes = host.available_bytes() - spared_bytes
+        return len(self._spares) + max(0, int(left_bytes / max(host.resident_bytes(self._worker.pid), 1)))
+
     def run(self, request: Request) -> Attempt:
         """Run a request in a child. See `Executor.run`."""
         wants_fresh = not isinstance(request, ForecastRequest) and request.fresh_process
@@ -103,15 +127,20 @@ class ChildExecutor:
         try:
             attempt = worker.run(request, self._watch(request))
         except StalledError:
-            self.close()
+            self._close_worker()
             self._forks = False
             return self._run_once(request)
         if not worker.is_alive or (not self._forks and attempt.outcome is not Outcome.FITS):
-            self.close()  # after a failure an allocator holds on to memory; the next trial starts level
+            self._close_worker()  # after a failure an allocator holds on to memory; the next trial starts level
         return attempt
 
     def close(self) -> None:
-        """End the worker and all its children."""
+        """End the workers and all their children."""
+        self._close_worker()
+        while self._spares:
+            self._spares.pop().close()
+
+    def _close_worker(self) -> None:
         if self._worker is not None:
             self._worker.close()
             self._worker = None
@@ -122,7 +151,8 @@ class ChildExecutor:
 
     def _run_once(self, request: Request, *, dry: bool = False) -> Attempt:
         try:
-            worker, _ = self._start(forks=False, dry=dry)
+            worker = self._spare() if not dry else None
+            worker = worker or self._start(forks=False, dry=dry)[0]
         except AutotuneError as error:
             return _could_not_start(error)
         try:
@@ -130,15 +160,28 @@ class ChildExecutor:
         finally:
             worker.close()
 
+    def _spare(self) -> WorkerProcess | None:
+        """An interpreter that was prepared, if there is one and it still lives."""
+        while self._spares:
+            worker = self._spares.pop()
+            if worker.is_alive:
+                return worker
+            worker.close()
+        return None
+
     def _start(self, forks: bool, *, dry: bool = False) -> tuple[WorkerProcess, Built]:
-        worker = WorkerProcess(hide_gpus=self._spec.device == "cpu", verbose=self._verbose)
-        smallest = self._built.workload.smallest_batch_size if self._built else None
-        job = Job(spec=self._spec, forks=forks, smallest_batch_size=smallest, dry=self._dry or dry)
+        worker = self._begin(forks, dry=dry)
         try:
-            return worker, worker.build(job, self._watch(None))
+            return worker, worker.built(self._watch(None))
         except BaseException:
             worker.close()
             raise
+
+    def _begin(self, forks: bool, *, dry: bool = False) -> WorkerProcess:
+        worker = WorkerProcess(hide_gpus=self._spec.device == "cpu", verbose=self._verbose)
+        smallest = self._built.workload.smallest_batch_size if self._built else None
+        worker.begin(Job(spec=self._spec, forks=forks, smallest_batch_size=smallest, dry=self._dry or dry))
+        return worker
 
     def _watch(self, request: Request | None) -> Watch:
         """While a workload is built only the machine is guarded: its first trial tells what it lacks."""
@@ -150,9 +193,13 @@ class ChildExecutor:
         return Watch(
             budget_bytes=self._budget_bytes,
             limit_bytes=limit_bytes,
-            reserve_bytes=int(RESERVE_SHARE * psutil.virtual_memory().total),
+            reserve_bytes=_reserve_bytes(),
             seconds=OPEN_SECONDS if request is None else request.timeout_seconds,
         )
+
+
+def _reserve_bytes() -> int:
+    return int(RESERVE_SHARE * psutil.virtual_memory().total)
 
 
 def _could_not_start(error: AutotuneError) -> Attempt:

@@ -67,6 +67,9 @@ class FakeExecutor:
             isolated=True,
         )
 
+    def prepare(self, fresh_processes: int) -> None:
+        """There is no process."""
+
     def run(self, request: Request) -> Attempt:
         """Draw what the request would have measured."""
         self.requests.append(request)

@@ -47,6 +47,9 @@ class InProcessExecutor:
         self._bench = with_smallest(build_bench(self._spec, self._device, self._parts))
         return self._opened(facts, free_bytes)
 
+    def prepare(self, fresh_processes: int) -> None:
+        """There is only the caller's process."""
+
     def run(self, request: Request) -> Attempt:
         """Run a request here. See `Executor.run`."""
         assert self._bench is not None  # open() comes first

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -90,17 +91,21 @@ class WorkerProcess:
         """True while the process runs."""
         return self._process.poll() is None
 
-    def build(self, job: Job, watch: Watch) -> Built:
-        """Let the worker build its workload.
+    def begin(self, job: Job) -> None:
+        """Tell the worker what to build, and don't wait for it. One that is dead already shows in `built`."""
+        self._forks = job.forks
+        with suppress(ClosedError):
+            self._channel.send(job)
+
+    def built(self, watch: Watch) -> Built:
+        """Wait until the worker has built its workload.
 
         Raises:
             AutotuneError: as `Executor.open` says.
             StalledError: it hangs in a way that a worker without forks would not.
         """
         watchdogs = [Watchdog(self._process.pid, watch)]
-        self._forks = job.forks
         try:
-            self._channel.send(job)
             while not isinstance(message := self._next(), Built):
                 if isinstance(message, Refused):
                     raise _raised(message)

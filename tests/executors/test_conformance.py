@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
+import psutil
 import pytest
 import torch
 from torch import nn
 
+from autotune.devices import host
 from autotune.executors import ContestRequest, Effort, Executor, ForecastRequest, TrialRequest
 from autotune.executors.children import ChildExecutor
 from autotune.executors.fake import FakeExecutor
@@ -87,6 +90,13 @@ def test_a_trial_measures_the_batch_size_that_was_asked_for(executor: Executor, 
     assert 0 < measurement.memory.base_bytes <= measurement.memory.peak_bytes
 
 
+def test_fresh_processes_may_be_prepared_and_then_used_or_not(executor: Executor) -> None:
+    executor.prepare(2)
+    fresh = TrialRequest(batch_size=4, effort=QUICK, fresh_process=True)
+    assert [executor.run(fresh).outcome for _ in range(3)] == [Outcome.FITS] * 3
+    executor.prepare(1)  # closing ends it
+
+
 def test_a_trial_may_accumulate(executor: Executor) -> None:
     measurement = executor.run(TrialRequest(batch_size=4, effort=QUICK, accumulation_steps=3)).measurement
     assert measurement is not None
@@ -138,3 +148,34 @@ def test_a_forecast_is_made_or_a_reason_given_and_trials_go_on(executor: Executo
     after = executor.run(TrialRequest(batch_size=7, effort=QUICK))
     assert after.outcome is Outcome.FITS
     assert after.measurement is not None
+
+
+def _interpreters() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if "autotune.worker" in child.cmdline()]
+
+
+def test_a_prepared_process_that_is_killed_costs_nothing_but_itself(tmp_path: Path) -> None:
+    path = tmp_path / "model.py"
+    path.write_text(MODEL)
+    with ChildExecutor(spec(FileWorkload(target=str(path)))) as executor:
+        executor.open()
+        before = {child.pid for child in _interpreters()}
+        executor.prepare(2)
+        spares = [child for child in _interpreters() if child.pid not in before]
+        assert len(spares) == min(2, host.logical_cores())
+        spares[-1].kill()
+        spares[-1].wait()
+        fresh = TrialRequest(batch_size=4, effort=QUICK, fresh_process=True)
+        assert [executor.run(fresh).outcome for _ in spares] == [Outcome.FITS] * len(spares)
+    assert not any(spare.is_running() for spare in spares)
+
+
+def test_nothing_is_prepared_where_a_trial_would_then_lack_memory(tmp_path: Path) -> None:
+    path = tmp_path / "model.py"
+    path.write_text(MODEL)
+    budget = MemoryBudget(bytes_=host.available_bytes() - (64 << 20))
+    with ChildExecutor(msgspec.structs.replace(spec(FileWorkload(target=str(path))), budget=budget)) as executor:
+        executor.open()
+        before = len(_interpreters())
+        executor.prepare(2)
+        assert len(_interpreters()) == before

@@ -119,8 +119,10 @@ def _with_command(result: Result, command_line: str) -> Result:
 
 def find_batch_size(
     model: Any,
-    data: Any,
+    data: Any = None,
+    targets: Any = None,
     *,
+    trainer: Any = None,
     loss: Callable[..., Any] | None = None,
     optimizer: Any = None,
     collate_fn: Callable[[list[Any]], Any] | None = None,
@@ -155,9 +157,12 @@ def find_batch_size(
     lives on a GPU is tried where it is, and put back afterwards (`result.isolated` is then False).
 
     Args:
-        model: an `nn.Module`, or a function that builds one.
+        model: an `nn.Module`, a compiled Keras model, a LightningModule, or a function that builds one; or a Trainer of
+            Hugging Face Transformers, which brings its own data.
         data: a Dataset, a DataLoader (its dataset and `collate_fn` are used), a tensor, a tuple or mapping of
             tensors or arrays whose first dimension is the sample, or a function `batch_size -> batch`.
+        targets: tensors or arrays, where `data` holds the inputs alone: short for `data=(inputs, targets)`.
+        trainer: a Lightning Trainer, whose precision, gradient clipping and other settings the trials have, too.
         loss: `loss(output, target)`; None where the model returns its own loss.
         optimizer: an Optimizer over the model's parameters, or a function `parameters -> Optimizer`; AdamW
             where it is None.
@@ -200,7 +205,8 @@ def find_batch_size(
 
     parts = LiveParts(
         model=model,
-        data=data,
+        data=data if targets is None else (data, targets),
+        trainer=trainer,
         loss=loss,
         optimizer=optimizer,
         collate_fn=collate_fn,
@@ -395,17 +401,24 @@ def _in_a_file(parts: LiveParts) -> Iterator[PickledWorkload]:
     Raises:
         UsageError: a part cannot be copied to another process.
     """
+    from autotune.workloads.frameworks import adapter_of
     from autotune.workloads.live import pack
 
     packed = pack(parts)
+    adapter = adapter_of(parts.model)
+    environment = adapter.environment() if adapter else {}
     with tempfile.TemporaryDirectory(prefix="autotune-") as folder:
         path = Path(folder) / "parts.pickle"
         path.write_bytes(packed)
-        yield PickledWorkload(path=str(path), search_path=tuple(sys.path), name=parts.name)
+        yield PickledWorkload(path=str(path), search_path=tuple(sys.path), environment=environment, name=parts.name)
 
 
 def _device_of(model: Any) -> str:
-    """Where a model's parameters live, as torch spells it; "cpu" where that can't be told."""
+    """Where a model's parameters live, as torch spells it; "cpu" where that can't be told or a copy must do anyway."""
+    from autotune.workloads.frameworks import adapter_of
+
+    if adapter_of(model):  # its state is more than a snapshot of torch's puts back
+        return "cpu"
     parameters = getattr(model, "parameters", None)
     first = next(iter(parameters()), None) if callable(parameters) and not isinstance(model, type) else None
     return str(getattr(first, "device", "cpu"))

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+import msgspec
+
 from autotune.errors import UsageError
 from autotune.trial import Record
 
@@ -52,10 +54,14 @@ class ClassWorkload(Record, frozen=True, tag="class"):
 
 
 class PickledWorkload(Record, frozen=True, tag="pickled"):
-    """Live objects of a caller, written by cloudpickle to a file as one `LiveParts`."""
+    """Live objects of a caller, written by cloudpickle to a file as one `LiveParts`.
+
+    `environment` holds variables that whoever reads them must have set before.
+    """
 
     path: str
     search_path: tuple[str, ...] = ()
+    environment: dict[str, str] = msgspec.field(default_factory=dict)
     name: str = "live model"
 
 

@@ -105,6 +105,9 @@ class Server:
         torch.set_num_threads(1 if self._forks else self._threads)
         self._facts = device.facts()
         self._bench = build_bench(spec, device)
+        if self._forks and not self._bench.workload.is_fork_safe:
+            self._forks = False
+            torch.set_num_threads(self._threads)
         self._channel.send(self._built(self._first_steps()))
 
     def _first_steps(self) -> WorkloadFacts:

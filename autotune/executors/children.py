@@ -22,7 +22,7 @@ from autotune.executors.environment import environment_of
 from autotune.executors.messages import Built, Job
 from autotune.executors.watchdog import Watch
 from autotune.executors.worker_process import StalledError, WorkerProcess
-from autotune.spec import ProbeSpec
+from autotune.spec import PickledWorkload, ProbeSpec
 from autotune.trial import Evidence, Outcome
 
 RESERVE_SHARE = 0.02  # of the machine's memory is left to it, whatever the budget says
@@ -178,7 +178,12 @@ class ChildExecutor:
             raise
 
     def _begin(self, forks: bool, *, dry: bool = False) -> WorkerProcess:
-        worker = WorkerProcess(hide_gpus=self._spec.device == "cpu", verbose=self._verbose)
+        workload = self._spec.workload
+        worker = WorkerProcess(
+            hide_gpus=self._spec.device == "cpu",
+            verbose=self._verbose,
+            environment=workload.environment if isinstance(workload, PickledWorkload) else {},
+        )
         smallest = self._built.workload.smallest_batch_size if self._built else None
         worker.begin(Job(spec=self._spec, forks=forks, smallest_batch_size=smallest, dry=self._dry or dry))
         return worker

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,8 +65,11 @@ class _Heard:
 class WorkerProcess:
     """A worker, its channel and its log."""
 
-    def __init__(self, *, hide_gpus: bool, verbose: bool) -> None:
-        """Start the process. With `hide_gpus` torch sees none, and so starts no threads for them."""
+    def __init__(self, *, hide_gpus: bool, verbose: bool, environment: Mapping[str, str]) -> None:
+        """Start the process, with these variables besides its own.
+
+        With `hide_gpus` torch sees none, and so starts no threads for them.
+        """
         self._log: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed in close()
         self._verbose, self._shown, self._log_start = verbose, 0, 0
         self._forks = False
@@ -77,7 +81,7 @@ class WorkerProcess:
             stderr=self._log,
             pass_fds=offered.inherit,
             start_new_session=True,  # Ctrl-C at the terminal is for the parent, which ends the worker itself
-            env=_environment_for(hide_gpus=hide_gpus),
+            env={**_environment_for(hide_gpus=hide_gpus), **environment},
         )
         self._channel = offered.accepted()
 

@@ -30,6 +30,7 @@ class Workload:
         assumptions: the choices made for the user, in words, shown with the result.
         accumulated_step: `accumulated_step(batches)` runs one optimizer step over several micro-batches;
             None where the loop is the user's own.
+        is_fork_safe: False where building it starts threads that a fork would not bring along.
     """
 
     make_batch: Callable[[int], Any]
@@ -40,6 +41,7 @@ class Workload:
     dataset_size: int | None = None
     assumptions: tuple[str, ...] = ()
     accumulated_step: Callable[[list[Any]], Any] | None = None
+    is_fork_safe: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

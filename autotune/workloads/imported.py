@@ -26,7 +26,7 @@ from autotune.errors import UsageError
 from autotune.spec import ClassWorkload
 from autotune.workloads import BuildOptions, Workload
 from autotune.workloads.loading import load_module
-from autotune.workloads.plain import Parts, assemble
+from autotune.workloads.plain import Parts, assemble, built
 from autotune.workloads.sources import Source
 from autotune.workloads.tracebacks import blame
 
@@ -70,7 +70,7 @@ def from_class(ref: ClassWorkload, options: BuildOptions) -> Workload:
     return assemble(
         Parts(
             name=ref.target,
-            model=_builder(attribute, ref.target, arguments),
+            model=built(_builder(attribute, ref.target, arguments)),
             loss=loss,
             source=_source(tensors, options.seed),
         ),

@@ -18,7 +18,8 @@ from torch.utils.hooks import RemovableHandle
 
 from autotune.errors import UsageError
 from autotune.workloads import BuildOptions, Workload
-from autotune.workloads.plain import Parts, assemble
+from autotune.workloads.frameworks import adapter_of
+from autotune.workloads.plain import Parts, assemble, built
 from autotune.workloads.sources import source_of, unwrap_loader
 from autotune.workloads.tracebacks import one_line
 
@@ -28,7 +29,8 @@ class LiveParts:
     """A caller's own objects.
 
     Attributes:
-        model: a module, or a function that returns one; None where the step is the caller's own.
+        model: a module, a framework's model or trainer, or a function that returns one; None where the step is the
+            caller's own.
         data: a Dataset or DataLoader; a tensor, or a tuple, list or dict of tensors or arrays with equal
             first sizes (the whole dataset); or a function that makes a batch of a given size.
         loss: `loss(output, target)`; None where the model returns its own.
@@ -36,11 +38,13 @@ class LiveParts:
         collate_fn: makes a batch of a list of samples, as for a DataLoader.
         training_step: `training_step(batch)`, the caller's own loop.
         inference_step: `inference_step(batch)`, likewise.
+        trainer: a framework's own trainer, whose settings count, where it is not the model itself.
         name: shown in reports.
     """
 
-    data: Any
+    data: Any = None
     model: Any = None
+    trainer: Any = None
     loss: Callable[[Any, Any], Any] | None = None
     optimizer: Any = None
     collate_fn: Callable[[list[Any]], Any] | None = None
@@ -63,6 +67,8 @@ def pack(parts: LiveParts) -> bytes:
     Raises:
         UsageError: a part cannot be pickled; says which, and what to pass instead.
     """
+    if adapter := adapter_of(parts.model):
+        parts = adapter.portable(parts)
     data, collate_fn = unwrap_loader(parts.data, parts.collate_fn)
     parts = replace(parts, data=data, collate_fn=collate_fn)
     try:
@@ -99,6 +105,9 @@ def from_live(parts: LiveParts, options: BuildOptions) -> Workload:
         UsageError: a part is missing, or is not what it should be.
         WorkloadError: the user's code raised.
     """
+    parts = replace(parts, model=built(parts.model))
+    if adapter := adapter_of(parts.model):
+        return adapter.workload_of(parts, options)
     return assemble(
         Parts(
             name=parts.name,

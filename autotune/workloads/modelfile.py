@@ -29,15 +29,19 @@ import torch
 
 from autotune.errors import UsageError
 from autotune.workloads import BuildOptions, Workload
+from autotune.workloads.frameworks import adapter_of
+from autotune.workloads.live import LiveParts
 from autotune.workloads.loading import load
-from autotune.workloads.plain import Parts, assemble, refuse_loop_options, without_gradients
+from autotune.workloads.plain import Parts, assemble, built, refuse_loop_options, without_gradients
 from autotune.workloads.sources import Source, dataset_length, from_sample, source_of
 from autotune.workloads.tracebacks import blame
 
 SOURCES = ("make_batch", "dataset", "sample")
 STEPS = ("training_step", "inference_step")
 FUNCTIONS = ("build_model", "build_optimizer", "make_batch", "make_worst_batch", "collate_fn", *STEPS)
-NAMES = ("model", "loss", "optimizer", "dataset", "sample", "dataset_size", *FUNCTIONS)
+DATA = ("datamodule", "dataloader", "dataset", "make_batch")  # where a framework's adapter takes its batches from
+FRAMEWORK_NAMES = ("trainer", "datamodule", "dataloader")
+NAMES = ("model", "loss", "optimizer", "dataset", "sample", "dataset_size", *FRAMEWORK_NAMES, *FUNCTIONS)
 
 MODEL_LINES = "Add:\ndef build_model():\n    return ...  # a torch.nn.Module"
 BATCH_LINES = "Add, with your own shapes:\ndef make_batch(batch_size):\n    return inputs, targets"
@@ -59,8 +63,14 @@ def from_file(target: str, options: BuildOptions) -> Workload:
     if getattr(module, "workload", None) is not None and not isinstance(module.workload, ModuleType):
         return _given_workload(module.workload, name, options)
     found = _names_of(module)
+    _check_kinds(found, name)
+    _check_one_of(found, ("model", "build_model"), name)
+    model = built(found.get("model", found.get("build_model")))
+    for thing in (found.get("trainer"), model):
+        if adapter := adapter_of(thing):
+            return adapter.workload_of(_live_parts(found, thing, module, name), options)
     _check_names(found, name)
-    return assemble(_parts(found, name), options)
+    return assemble(_parts(found, model, name), options)
 
 
 def _names_of(module: ModuleType) -> dict[str, Any]:
@@ -69,11 +79,21 @@ def _names_of(module: ModuleType) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None and not isinstance(value, ModuleType)}
 
 
-def _parts(found: Mapping[str, Any], name: str) -> Parts:
+def _live_parts(found: Mapping[str, Any], model: Any, module: ModuleType, name: str) -> LiveParts:
+    """What a framework's adapter is given: whatever data there is, for it to check."""
+    _check_one_of(found, DATA, name)
+    data = next((found[source] for source in DATA if source in found), None)
+    if data is None and hasattr(module, "x"):  # the names that Keras' own examples use
+        data = (module.x, module.y) if hasattr(module, "y") else module.x
+    trainer = found.get("trainer")
+    return LiveParts(model=model, data=data, trainer=None if trainer is model else trainer, name=name)
+
+
+def _parts(found: Mapping[str, Any], model: Any, name: str) -> Parts:
     return Parts(
         name=name,
         source=_source(found),
-        model=found.get("model", found.get("build_model")),
+        model=model,
         loss=found.get("loss"),
         optimizer=found.get("optimizer", found.get("build_optimizer")),
         training_step=found.get("training_step"),
@@ -98,7 +118,6 @@ def _source(found: Mapping[str, Any]) -> Source:
 
 
 def _check_names(found: Mapping[str, Any], name: str) -> None:
-    _check_kinds(found, name)
     has_step = any(step in found for step in STEPS)
     if not has_step and "model" not in found and "build_model" not in found:
         raise UsageError(f"{name} has {_listed(found)}, but no model or build_model().", remedy=MODEL_LINES)
@@ -108,7 +127,6 @@ def _check_names(found: Mapping[str, Any], name: str) -> None:
             remedy="Build it in the file:\nmodel = build_model()",
         )
     if not has_step:
-        _check_one_of(found, ("model", "build_model"), name)
         _check_one_of(found, ("optimizer", "build_optimizer"), name)
     if "make_worst_batch" not in found:
         _check_one_of(found, SOURCES, name)

@@ -22,6 +22,7 @@ from autotune.errors import UsageError, WorkloadError
 from autotune.workloads import BuildOptions, Workload
 from autotune.workloads.batches import describe, is_sequence, move
 from autotune.workloads.calling import LOSS_REMEDY, forward_signature, inference_call, own_loss_call, split_call
+from autotune.workloads.frameworks import adapter_of
 from autotune.workloads.sources import Source
 from autotune.workloads.tracebacks import blame
 
@@ -38,7 +39,7 @@ class Parts:
     Attributes:
         name: shown in reports.
         source: makes the batches.
-        model: a module, or a function that returns one.
+        model: a module, built already; None where the step needs none.
         loss: `loss(output, target)`; None where the model returns its own.
         optimizer: an optimizer of the model's parameters, or a function of the parameters that returns one.
         training_step: the user's own step, instead of the standard one.
@@ -91,7 +92,7 @@ def _own_loop(parts: Parts, step: Callable[[Any], Any], options: BuildOptions) -
             f"The step of {parts.name} is a {type(step).__name__}, not a function.",
             remedy="Write def training_step(batch): ..., or def inference_step(batch): ...",
         )
-    model = None if parts.model is None else _built_model(parts.model)
+    model = None if parts.model is None else _checked_model(parts.model)
     if model is not None:
         model.to(options.device).train(options.mode == "train")
     training = options.mode == "train"
@@ -136,7 +137,7 @@ def without_gradients(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
 def _standard_loop(parts: Parts, options: BuildOptions) -> Workload:
     training = options.mode == "train"
     _check_loss(parts.loss)
-    model, moved = _placed(_built_model(parts.model), options)
+    model, moved = _placed(_checked_model(parts.model), options)
     _initialize_lazily(model, parts, options)
     optimizer, assumptions = _optimizer_for(model, parts.optimizer) if training else (None, ())
     if moved and optimizer is parts.optimizer and optimizer is not None:
@@ -172,17 +173,25 @@ def _check_loss(loss: Any) -> None:
         )
 
 
-def _built_model(model: Any) -> nn.Module:
-    built = model
-    if not isinstance(model, nn.Module) and callable(model):
-        with blame("Building the model"):
-            built = model()
-    if not isinstance(built, nn.Module):
+def built(model: Any) -> Any:
+    """A model, or a framework's trainer, as it is, and what any other function without arguments returns.
+
+    Raises:
+        WorkloadError: the function raised.
+    """
+    if isinstance(model, nn.Module) or not callable(model) or adapter_of(model):
+        return model
+    with blame("Building the model"):
+        return model()
+
+
+def _checked_model(model: Any) -> nn.Module:
+    if not isinstance(model, nn.Module):
         raise UsageError(
-            f"The model is a {type(built).__name__}, not a torch.nn.Module.",
+            f"The model is a {type(model).__name__}, not a torch.nn.Module.",
             remedy="Give a module, or a function without arguments that returns one: def build_model(): ...",
         )
-    return built
+    return model
 
 
 def _placed(model: nn.Module, options: BuildOptions) -> tuple[nn.Module, bool]:

@@ -46,7 +46,8 @@ def _scaled(task: Task, mode: str) -> int:
     with tempfile.TemporaryDirectory() as folder:
         accelerator = "cpu" if task.device == "cpu" else "gpu"
         trainer = Trainer(accelerator=accelerator, devices=1, default_root_dir=folder, **quiet)
-        found: int = Tuner(trainer).scale_batch_size(Module(task), mode=mode)
+        found = Tuner(trainer).scale_batch_size(Module(task), mode=mode)
+        assert found is not None  # None is for a run with fast_dev_run only
         return found
 
 

@@ -1,0 +1,64 @@
+"""A framework's own training loop, fed one batch at a time and stopped after each step.
+
+Needs greenlet. A Trainer wants to run a whole epoch; a trial wants one step, and then perhaps one on another batch. So
+the loop runs in a coroutine: it asks for its next batch and gets the one at hand, and its callback at the end of a
+step gives control back. It is the framework's loop, unchanged, and all in one thread: signal handlers, autocast and
+whatever else belongs to a thread stay what they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from greenlet import getcurrent, greenlet
+
+from autotune.errors import WorkloadError
+
+MANY = 10**9  # batches in an epoch that does not end
+
+
+class FedLoop:
+    """A loop that goes one step at a time. To the framework it is a loader whose epoch does not end."""
+
+    def __init__(self, run: Callable[[FedLoop], Any]) -> None:
+        """Nothing runs yet.
+
+        Args:
+            run: runs the framework's loop on the loader that it is given; its callback calls `step_ended`.
+        """
+        self._run = run
+        self._loop: greenlet | None = None
+        self._batch: Any = None
+
+    def step(self, batch: Any) -> Any:
+        """One step of the loop on this batch; returns what `step_ended` was given.
+
+        Raises:
+            WorkloadError: the loop came to its end.
+            Exception: whatever the loop raised.
+        """
+        self._batch = batch
+        if self._loop is None:
+            self._loop = greenlet(self._run)
+            outcome = self._loop.switch(self)
+        else:
+            outcome = self._loop.switch()
+        if self._loop.dead:
+            raise WorkloadError("The training loop ended by itself.", remedy="Look for a callback that stops training.")
+        return outcome
+
+    def step_ended(self, outcome: Any) -> None:
+        """To be called within the loop, where a step has ended: waits until the next is asked for."""
+        loop = getcurrent().parent
+        assert loop is not None
+        loop.switch(outcome)
+
+    def __iter__(self) -> Iterator[Any]:
+        """The batch at hand, again and again."""
+        while True:
+            yield self._batch
+
+    def __len__(self) -> int:
+        """So many batches that it does not end. A loop that knows its length has no need to look ahead."""
+        return MANY

@@ -1,0 +1,179 @@
+"""Compiled Keras 3 models: a step is what `model.fit` does with one batch, on whatever backend Keras runs.
+
+Needs keras and torch. A model goes to another process as Keras saves it, optimizer and compilation included, with
+those of its classes and functions that are the user's own; so the caller's model is only read.
+"""
+
+from __future__ import annotations
+
+import inspect
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import torch
+
+from autotune.errors import UsageError
+from autotune.workloads import BuildOptions, Workload
+from autotune.workloads.live import LiveParts
+from autotune.workloads.plain import refuse_loop_options
+from autotune.workloads.sources import Source, source_of
+from autotune.workloads.tracebacks import one_line
+
+MOST_INPUTS = 3  # inputs, targets, weights of the samples: what `fit` takes
+
+COMPILE_REMEDY = 'Compile it first, as for fit: model.compile("adam", loss="mse").'
+
+
+def workload_of(parts: LiveParts, options: BuildOptions) -> Workload:
+    """The steps of a Keras model. See `Adapter.workload_of`."""
+    model, training = parts.model, options.mode == "train"
+    refuse_loop_options(options, parts.name)
+    if training and not model.compiled:
+        raise UsageError(f"The Keras model {model.name} is not compiled.", remedy=COMPILE_REMEDY)
+    _set_device(options.device)
+    source = _source_of(parts.data)
+    steps = _Steps(model)
+    on_torch = keras.backend.backend() == "torch"
+    return Workload(
+        make_batch=source.make_batch,
+        training_step=steps.train if training else None,
+        inference_step=None if training else steps.predict,
+        model=model if on_torch else None,
+        name=parts.name,
+        dataset_size=source.dataset_size,
+        assumptions=source.assumptions,
+        is_fork_safe=on_torch,
+    )
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """The steps of `fit` and of `predict`, on a batch of inputs, targets and weights."""
+
+    model: Any
+
+    def train(self, batch: Any) -> float:
+        """One step of the optimizer; returns the loss."""
+        inputs, targets, weights = _three(_for_backend(batch))
+        logs = self.model.train_on_batch(inputs, targets, sample_weight=weights, return_dict=True)
+        return float(logs["loss"])
+
+    def predict(self, batch: Any) -> Any:
+        """One forward pass, its output fetched, as `predict` does."""
+        return self.model.predict_on_batch(_three(_for_backend(batch))[0])
+
+
+def _three(batch: Any) -> tuple[Any, Any, Any]:
+    """Inputs, targets and weights: what is missing is None."""
+    given = batch if isinstance(batch, tuple) else (batch,)
+    return (*given, *[None] * (MOST_INPUTS - len(given)))[:MOST_INPUTS]
+
+
+def _for_backend(batch: Any) -> Any:
+    """Torch's tensors as they are for torch; as arrays, which share their memory, for any other backend."""
+    if keras.backend.backend() == "torch":
+        return batch
+    return keras.tree.map_structure(lambda leaf: leaf.numpy() if isinstance(leaf, torch.Tensor) else leaf, batch)
+
+
+def _set_device(device: str) -> None:
+    """Let Keras put its tensors where the probe measures; other backends than torch choose for themselves."""
+    if keras.backend.backend() == "torch":
+        keras.src.backend.common.global_state.set_global_attribute("torch_device", device)
+
+
+# Data
+
+
+def _source_of(data: Any) -> Source:
+    """As for any model, and besides what only Keras knows: datasets that yield whole batches."""
+    if isinstance(data, keras.utils.PyDataset):
+        return _from_py_dataset(data)
+    if type(data).__module__.partition(".")[0] == "tensorflow" and hasattr(data, "unbatch"):
+        return _from_tensorflow(data)
+    return source_of(data)
+
+
+def _from_py_dataset(data: Any) -> Source:
+    batches = len(data)
+    if not batches:
+        raise UsageError("The dataset is empty.", remedy="Check the path or the split that it reads.")
+    sizes = [len(_leaves(data[index])[0]) for index in {0, batches - 1}]
+    source = source_of(_Samples(lambda: (data[index] for index in range(batches))))
+    return replace(source, dataset_size=sizes[0] * (batches - 1) + sizes[-1])
+
+
+def _from_tensorflow(data: Any) -> Source:
+    return source_of(_Samples(data.as_numpy_iterator))
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """The samples, one by one, of what yields whole batches."""
+
+    batches: Any
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.batches():
+            for index in range(len(_leaves(batch)[0])):
+                yield keras.tree.map_structure(lambda leaf, index=index: np.asarray(leaf[index]), batch)
+
+
+def _leaves(batch: Any) -> list[Any]:
+    return list(keras.tree.flatten(batch))
+
+
+# The way to another process
+
+
+def portable(parts: LiveParts) -> LiveParts:
+    """With the model as Keras saves it. See `Adapter.portable`."""
+    model = parts.model
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.keras"
+            model.save(path)
+            saved = path.read_bytes()
+    except Exception as error:  # whatever a user's get_config raises
+        raise UsageError(
+            f"Keras cannot save this model, and so it cannot be copied to another process: {one_line(error)}",
+            remedy="Pass a function that builds and compiles it: find_batch_size(build_model, x, y).",
+        ) from error
+    return replace(parts, model=SavedModel(saved, _own_objects(model)))
+
+
+def environment() -> dict[str, str]:
+    """The backend, which is chosen before Keras is imported. See `Adapter.environment`."""
+    return {"KERAS_BACKEND": keras.backend.backend()}
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A model as Keras saves it, and the user's classes and functions in it. Called, it loads the model."""
+
+    saved: bytes
+    own_objects: dict[str, Any]
+    floatx: str = field(default_factory=keras.config.floatx)
+    image_data_format: str = field(default_factory=keras.config.image_data_format)
+
+    def __call__(self) -> Any:
+        """The model, with the weights, the optimizer and the compilation that it was saved with."""
+        keras.config.set_floatx(self.floatx)
+        keras.config.set_image_data_format(self.image_data_format)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.keras"
+            path.write_bytes(self.saved)
+            return keras.saving.load_model(path, custom_objects=self.own_objects, safe_mode=False)
+
+
+def _own_objects(model: Any) -> dict[str, Any]:
+    """The classes and functions in a model that Keras itself does not know, by name."""
+    compiled = [getattr(model, name, None) for name in ("optimizer", "loss", "_compile_metrics")]
+    found = [model, *model._flatten_layers(), *_leaves([part for part in compiled if part is not None])]
+    kinds = [part if inspect.isfunction(part) else type(part) for part in found]
+    return {kind.__name__: kind for kind in kinds if not kind.__module__.startswith(("keras.", "builtins"))}

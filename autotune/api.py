@@ -341,7 +341,7 @@ def estimate_memory(
         mode=_choice(Mode, mode, "mode"),
         rules=rules,
     )
-    with _in_a_file(parts) as reference:
+    with in_a_file(parts) as reference:
         home = _device_of(model)
         spec = ProbeSpec(
             workload=reference, device=home, mode=question.mode, precision=question.precisions[0], seed=seed
@@ -387,7 +387,7 @@ def _probe_in_children(
 ) -> Result:
     from autotune.devices import host
 
-    with _in_a_file(parts) as reference:
+    with in_a_file(parts) as reference:
         worker_spec = msgspec.structs.replace(spec, workload=reference)  # results don't tell where a copy once lay
         held_bytes = host.resident_bytes(os.getpid())  # this process will train, so what it holds is its own
         with ChildExecutor(worker_spec, extra_free_bytes=held_bytes, verbose=verbose) as executor:
@@ -395,7 +395,7 @@ def _probe_in_children(
 
 
 @contextmanager
-def _in_a_file(parts: LiveParts) -> Iterator[PickledWorkload]:
+def in_a_file(parts: LiveParts) -> Iterator[PickledWorkload]:
     """A copy of the caller's objects in a file, for other processes, for as long as it is entered.
 
     Raises:

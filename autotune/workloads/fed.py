@@ -29,17 +29,17 @@ class FedLoop:
         """
         self._run = run
         self._loop: greenlet | None = None
-        self._batch: Any = None
+        self._batches: tuple[Any, ...] = ()
 
-    def step(self, batch: Any) -> Any:
-        """One step of the loop on this batch; returns what `step_ended` was given.
+    def step(self, *batches: Any) -> Any:
+        """One step of the loop on this batch, or these micro-batches; returns what `step_ended` was given.
 
         Raises:
             WorkloadError: the loop came to its end.
             Exception: whatever the loop raised.
         """
-        self._batch = batch
-        if self._loop is None:
+        self._batches = batches
+        if self._loop is None or self._loop.dead:  # a loop that failed is tried anew
             self._loop = greenlet(self._run)
             outcome = self._loop.switch(self)
         else:
@@ -50,14 +50,13 @@ class FedLoop:
 
     def step_ended(self, outcome: Any) -> None:
         """To be called within the loop, where a step has ended: waits until the next is asked for."""
-        loop = getcurrent().parent
-        assert loop is not None
-        loop.switch(outcome)
+        if self._loop is not None and getcurrent() is self._loop and self._loop.parent is not None:
+            self._loop.parent.switch(outcome)
 
     def __iter__(self) -> Iterator[Any]:
-        """The batch at hand, again and again."""
+        """The batches at hand, again and again."""
         while True:
-            yield self._batch
+            yield from self._batches
 
     def __len__(self) -> int:
         """So many batches that it does not end. A loop that knows its length has no need to look ahead."""

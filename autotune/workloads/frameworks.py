@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from autotune.workloads.live import LiveParts
 
 ADAPTERS = {
+    ("autotune", "OwnLoop"): "autotune.workloads.own_loops",
     ("keras", "Model"): "autotune.workloads.keras_models",
     ("lightning", "LightningModule"): "autotune.workloads.lightning_modules",
     ("pytorch_lightning", "LightningModule"): "autotune.workloads.lightning_modules",

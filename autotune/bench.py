@@ -158,4 +158,5 @@ def workload_facts(bench: Bench) -> WorkloadFacts:
         batch_description=describe(workload.make_batch(smallest)),
         assumptions=workload.assumptions + grown,
         can_accumulate=workload.accumulated_step is not None,
+        training=workload.training,
     )

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from autotune.advice import advice
 from autotune.cautions import cautions
 from autotune.errors import NothingFitsError, NoTrialFinishedError, ResultFileError, UsageError, WorkloadError
 from autotune.executors import ContestRequest, Effort, Executor, ForecastRequest, Opened, TrialRequest
@@ -319,6 +320,7 @@ class Probe:
             no_forecast=self.forecasted.why_not if self.forecasted else "",
             isolated=self.opened.isolated,
             warnings=cautions(self.trials, self.opened, confirmed=confirmed),
+            advice=advice(self.opened.workload.training, recommendation.batch_size),
             spent=self.spent,
         )
 

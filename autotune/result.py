@@ -104,7 +104,8 @@ class Spent(Record, frozen=True):
 class Result(Record, frozen=True):
     """All that a probe found. `budget_bytes` is what the training process may use in all.
 
-    Where `forecast` is None, `no_forecast` says why; both are empty where none was asked for.
+    Where `forecast` is None, `no_forecast` says why; both are empty where none was asked for. `warnings` are about the
+    figures, `advice` about training with the batch size recommended; nothing of it is applied.
     """
 
     spec: ProbeSpec
@@ -124,6 +125,7 @@ class Result(Record, frozen=True):
     no_forecast: str = ""
     isolated: bool = True
     warnings: tuple[str, ...] = ()
+    advice: tuple[str, ...] = ()
     spent: Spent = Spent()
     schema_version: int = SCHEMA_VERSION
 

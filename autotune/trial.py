@@ -165,6 +165,14 @@ class Environment(Record, frozen=True):
     command_line: str = ""
 
 
+class Training(Record, frozen=True):
+    """How the caller trains now. `batch_size` counts the samples of one step of the optimizer; None where unknown."""
+
+    optimizer: str
+    learning_rate: float | None = None
+    batch_size: int | None = None
+
+
 class WorkloadFacts(Record, frozen=True):
     """What the worker learned about the workload when it built it.
 
@@ -179,3 +187,4 @@ class WorkloadFacts(Record, frozen=True):
     batch_description: str
     assumptions: tuple[str, ...] = ()
     can_accumulate: bool = False
+    training: Training | None = None

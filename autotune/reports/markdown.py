@@ -50,8 +50,9 @@ def _several(report: Sheet) -> Iterator[str]:
 
 
 def _warnings(result: ResultSheet) -> Iterator[str]:
-    if result.warnings:
-        yield "\n".join(["> [!WARNING]", *(f"> - {escaped(warning)}" for warning in result.warnings)])
+    for kind, texts in (("WARNING", result.warnings), ("TIP", result.advice)):
+        if texts:
+            yield "\n".join([f"> [!{kind}]", *(f"> - {escaped(text)}" for text in texts)])
 
 
 def _folded(result: ResultSheet, *tables: Table) -> Iterator[str]:

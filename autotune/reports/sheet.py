@@ -15,7 +15,7 @@ from autotune.reports.labels import labels
 from autotune.reports.reproduce import Recipe, recipe
 from autotune.reports.rows import row_of
 from autotune.reports.sheet_tables import Table, comparison_table, sizes_table, speeds_table, trials_table
-from autotune.reports.words import answer, cautions, forecast_quality, printable
+from autotune.reports.words import advice, answer, cautions, forecast_quality, printable
 from autotune.result import Result
 from autotune.spec import Mode
 from autotune.units import format_bytes, format_count, format_rate, format_seconds, format_share
@@ -49,6 +49,7 @@ class ResultSheet:
     trials: Table
     environment: tuple[Fact, ...]
     warnings: tuple[str, ...]
+    advice: tuple[str, ...]
     recipe: Recipe
 
 
@@ -96,6 +97,7 @@ def result_sheet(result: Result, label: str) -> ResultSheet:
         trials=trials_table(result),
         environment=tuple(_environment(result)),
         warnings=cautions(result),
+        advice=advice(result),
         recipe=recipe(result),
     )
 

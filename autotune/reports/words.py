@@ -66,8 +66,9 @@ def verdict(row: Row, result: Result) -> str:
 
 
 def paragraph(result: Result) -> str:
-    """The answer in one paragraph, then each caution on a line of its own."""
-    return "\n".join([answer(result), *(f"Caution: {caution}" for caution in cautions(result))])
+    """The answer in one paragraph, then each caution and each piece of advice on a line of its own."""
+    lines = [f"Caution: {caution}" for caution in cautions(result)] + [f"Advice: {text}" for text in advice(result)]
+    return "\n".join([answer(result), *lines])
 
 
 def answer(result: Result) -> str:
@@ -84,6 +85,11 @@ def cautions(result: Result) -> tuple[str, ...]:
     if result.edge.band:
         found.append(_band(result.edge))
     return tuple(printable(caution) for caution in found)
+
+
+def advice(result: Result) -> tuple[str, ...]:
+    """What a change of the batch size means for training; one line each."""
+    return tuple(map(printable, result.advice))
 
 
 def _sentences(result: Result) -> Iterator[str]:

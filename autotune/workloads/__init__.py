@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from autotune.trial import Training
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -30,6 +32,7 @@ class Workload:
         assumptions: the choices made for the user, in words, shown with the result.
         accumulated_step: `accumulated_step(batches)` runs one optimizer step over several micro-batches;
             None where the loop is the user's own.
+        training: how the caller trains now, as far as that is known; advice rests on it.
         is_fork_safe: False where building it starts threads that a fork would not bring along.
     """
 
@@ -41,6 +44,7 @@ class Workload:
     dataset_size: int | None = None
     assumptions: tuple[str, ...] = ()
     accumulated_step: Callable[[list[Any]], Any] | None = None
+    training: Training | None = None
     is_fork_safe: bool = True
 
 

@@ -18,6 +18,7 @@ import torch
 from transformers import DefaultFlowCallback, Trainer, TrainerCallback
 
 from autotune.errors import UsageError
+from autotune.trial import Training
 from autotune.workloads import BuildOptions, Workload
 from autotune.workloads.fed import MANY, FedLoop
 from autotune.workloads.live import LiveParts
@@ -36,7 +37,6 @@ QUIET = {
     "save_strategy": "no",
     "load_best_model_at_end": False,
     "auto_find_batch_size": False,
-    "gradient_accumulation_steps": 1,
     "max_steps": MANY,
 }
 """What a trial's Trainer does otherwise than the caller's. Nothing of it is part of a step."""
@@ -59,6 +59,7 @@ def workload_of(parts: LiveParts, options: BuildOptions) -> Workload:
     """The steps of a Trainer. See `Adapter.workload_of`."""
     refuse_loop_options(options, parts.name)
     trainer, training = parts.model, options.mode == "train"
+    now = _training(trainer)
     _quiet(trainer)
     _check_device(trainer, options)
     source = source_of(_loader(trainer, training=training))
@@ -72,7 +73,15 @@ def workload_of(parts: LiveParts, options: BuildOptions) -> Workload:
         name=parts.name,
         dataset_size=source.dataset_size,
         assumptions=source.assumptions,
+        training=now if training else None,
     )
+
+
+def _training(trainer: Trainer) -> Training:
+    args = trainer.args
+    optimizer = str(args.optim) if trainer.optimizer is None else type(trainer.optimizer).__name__
+    samples = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    return Training(optimizer.removeprefix("OptimizerNames."), args.learning_rate, samples)
 
 
 def _quiet(trainer: Trainer) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import cloudpickle
+from torch.utils.data import DataLoader
 from torch.utils.hooks import RemovableHandle
 
 from autotune.errors import UsageError
@@ -39,6 +40,7 @@ class LiveParts:
         training_step: `training_step(batch)`, the caller's own loop.
         inference_step: `inference_step(batch)`, likewise.
         trainer: a framework's own trainer, whose settings count, where it is not the model itself.
+        batch_size: what the caller's loader has now, where it was one.
         name: shown in reports.
     """
 
@@ -50,6 +52,7 @@ class LiveParts:
     collate_fn: Callable[[list[Any]], Any] | None = None
     training_step: Callable[[Any], Any] | None = None
     inference_step: Callable[[Any], Any] | None = None
+    batch_size: int | None = None
     name: str = "live model"
 
 
@@ -70,7 +73,7 @@ def pack(parts: LiveParts) -> bytes:
     if adapter := adapter_of(parts.model):
         parts = adapter.portable(parts)
     data, collate_fn = unwrap_loader(parts.data, parts.collate_fn)
-    parts = replace(parts, data=data, collate_fn=collate_fn)
+    parts = replace(parts, data=data, collate_fn=collate_fn, batch_size=_batch_size(parts))
     try:
         return bytes(cloudpickle.dumps((RemovableHandle.next_id, parts)))
     except Exception as error:  # whatever a user's __reduce__ raises
@@ -79,6 +82,10 @@ def pack(parts: LiveParts) -> bytes:
             f"The {culprit} cannot be sent to another process: {one_line(error)}",
             remedy=REMEDIES.get(culprit, OTHER_REMEDY),
         ) from error
+
+
+def _batch_size(parts: LiveParts) -> int | None:
+    return parts.data.batch_size if isinstance(parts.data, DataLoader) else parts.batch_size
 
 
 def _unpicklable(parts: LiveParts) -> str:
@@ -117,6 +124,7 @@ def from_live(parts: LiveParts, options: BuildOptions) -> Workload:
             optimizer=parts.optimizer,
             training_step=parts.training_step,
             inference_step=parts.inference_step,
+            batch_size=_batch_size(parts),
         ),
         options,
     )

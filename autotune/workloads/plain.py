@@ -19,6 +19,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn.parameter import is_lazy
 
 from autotune.errors import UsageError, WorkloadError
+from autotune.trial import Training
 from autotune.workloads import BuildOptions, Workload
 from autotune.workloads.batches import describe, is_sequence, move
 from autotune.workloads.calling import LOSS_REMEDY, forward_signature, inference_call, own_loss_call, split_call
@@ -44,6 +45,7 @@ class Parts:
         optimizer: an optimizer of the model's parameters, or a function of the parameters that returns one.
         training_step: the user's own step, instead of the standard one.
         inference_step: likewise.
+        batch_size: what the caller's own loader has now, if there is one.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Parts:
     optimizer: Any = None
     training_step: Callable[[Any], Any] | None = None
     inference_step: Callable[[Any], Any] | None = None
+    batch_size: int | None = None
 
 
 def assemble(parts: Parts, options: BuildOptions) -> Workload:
@@ -160,7 +163,16 @@ def _standard_loop(parts: Parts, options: BuildOptions) -> Workload:
         name=parts.name,
         dataset_size=parts.source.dataset_size,
         assumptions=(*parts.source.assumptions, *assumptions),
+        training=None if parts.optimizer is None else training_of(optimizer, parts.batch_size),
     )
+
+
+def training_of(optimizer: Any, batch_size: int | None) -> Training | None:
+    """How the caller trains now: their optimizer, its learning rate, and the batch size of their loader."""
+    groups = getattr(optimizer, "param_groups", [])
+    rates = {float(group["lr"]) for group in groups if isinstance(group.get("lr"), int | float)}
+    rate = rates.pop() if len(rates) == 1 else None
+    return None if optimizer is None else Training(type(optimizer).__name__, rate, batch_size)
 
 
 def _check_loss(loss: Any) -> None:

@@ -1,0 +1,34 @@
+"""The README's examples for frameworks, run as they stand, each in an interpreter of its own."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parent.parent / "README.md"
+SECTION = README.read_text().split("## Where people train")[1].split("\n## ")[0]
+EXAMPLES = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
+MODULES = ("keras", "lightning", "transformers", "accelerate")
+
+
+def framework(example: str) -> str:
+    """The framework that an example is about: the first of ours that it imports."""
+    return next(name for name in MODULES if re.search(rf"^(import|from) {name}\b", example, re.MULTILINE))
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=framework)
+def test_an_example_runs_as_it_stands(example: str, tmp_path: Path) -> None:
+    if find_spec(framework(example)) is None:  # importing Keras would take the backend of the day
+        pytest.skip(f"{framework(example)} is not installed")
+    (tmp_path / "example.py").write_text(example)
+    done = subprocess.run(
+        [sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=280
+    )
+    assert done.returncode == 0, done.stderr
+    if framework(example) == "keras":
+        assert "An epoch of 1,000 samples is 100 batches" in " ".join(done.stdout.split())

@@ -18,6 +18,7 @@ MODULES = ("keras", "lightning", "transformers", "accelerate")
 
 def framework(example: str) -> str:
     """The framework that an example is about: the first of ours that it imports."""
+    example = example.replace("import lightning.pytorch as pl", "import lightning")
     return next(name for name in MODULES if re.search(rf"^(import|from) {name}\b", example, re.MULTILINE))
 
 

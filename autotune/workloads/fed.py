@@ -1,16 +1,18 @@
 """A framework's own training loop, fed one batch at a time and stopped after each step.
 
-Needs greenlet. A Trainer wants to run a whole epoch; a trial wants one step, and then perhaps one on another batch. So
-the loop runs in a coroutine: it asks for its next batch and gets the one at hand, and its callback at the end of a
-step gives control back. It is the framework's loop, unchanged, and all in one thread: signal handlers, autocast and
-whatever else belongs to a thread stay what they are.
+Needs torch and greenlet. A Trainer wants to run a whole epoch; a trial wants one step, and then perhaps one on another
+batch. So the loop runs in a coroutine: it asks for its next batch and gets the one at hand, and its callback at the end
+of a step gives control back. It is the framework's loop, unchanged, and all in one thread: signal handlers, autocast
+and whatever else belongs to a thread stay what they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
+import torch
 from greenlet import getcurrent, greenlet
 
 from autotune.errors import WorkloadError
@@ -30,6 +32,7 @@ class FedLoop:
         self._run = run
         self._loop: greenlet | None = None
         self._batches: tuple[Any, ...] = ()
+        self._outside = ExitStack()
 
     def step(self, *batches: Any) -> Any:
         """One step of the loop on this batch, or these micro-batches; returns what `step_ended` was given.
@@ -41,11 +44,19 @@ class FedLoop:
         self._batches = batches
         if self._loop is None or self._loop.dead:  # a loop that failed is tried anew
             self._loop = greenlet(self._run)
-            outcome = self._loop.switch(self)
+            outcome = self._switch(self._loop, self)
         else:
-            outcome = self._loop.switch()
+            outcome = self._switch(self._loop)
         if self._loop.dead:
             raise WorkloadError("The training loop ended by itself.", remedy="Look for a callback that stops training.")
+        return outcome
+
+    def _switch(self, loop: greenlet, *arguments: Any) -> Any:
+        """Into the loop and back. It may wait in inference mode, which belongs to the thread and is left meanwhile."""
+        self._outside.close()
+        outcome = loop.switch(*arguments)
+        if torch.is_inference_mode_enabled():
+            self._outside.enter_context(torch.inference_mode(False))
         return outcome
 
     def step_ended(self, outcome: Any) -> None:

@@ -1,3 +1,184 @@
-"""LightningModules: a step is what Lightning's Trainer does with one batch."""
+"""LightningModules: a step is what Lightning's Trainer does with one batch, on its own fit and validation loops.
+
+Needs lightning or pytorch_lightning, whichever the module comes from, and greenlet. Of the caller's Trainer those
+settings count that are part of a step: precision and gradient clipping. A trial's Trainer neither logs, saves nor
+validates.
+"""
 
 from __future__ import annotations
+
+import copy
+import logging
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from autotune.errors import UsageError
+from autotune.workloads import BuildOptions, Workload
+from autotune.workloads.fed import FedLoop
+from autotune.workloads.live import LiveParts
+from autotune.workloads.plain import refuse_loop_options
+from autotune.workloads.sources import Source, source_of
+from autotune.workloads.tracebacks import blame
+
+PACKAGES = {"lightning": "lightning.pytorch", "pytorch_lightning": "pytorch_lightning"}
+
+QUIET: dict[str, Any] = {
+    "max_epochs": -1,
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+}
+"""What a trial's Trainer leaves out. Nothing of it is part of a step."""
+
+SETTINGS = ("precision", "gradient_clip_val", "gradient_clip_algorithm")
+"""What a trial's Trainer has from the caller's."""
+
+DATA_REMEDY = (
+    "Give a LightningDataModule or a DataLoader: find_batch_size(module, datamodule), or datamodule = ... in a file."
+)
+
+
+def workload_of(parts: LiveParts, options: BuildOptions) -> Workload:
+    """The steps of a LightningModule. See `Adapter.workload_of`."""
+    refuse_loop_options(options, parts.name)
+    module, training = parts.model, options.mode == "train"
+    lightning = package_of(module)
+    logging.getLogger(lightning.__name__).setLevel(logging.ERROR)
+    source = _source_of(parts, lightning, training=training)
+    settings = parts.trainer if isinstance(parts.trainer, dict) else settings_of(parts.trainer)
+    steps = _Steps(module, lightning, settings | _placed_on(options.device))
+    accumulates = training and module.automatic_optimization
+    return Workload(
+        make_batch=source.make_batch,
+        training_step=(lambda batch: steps.train([batch])) if training else None,
+        accumulated_step=steps.train if accumulates else None,
+        inference_step=None if training else steps.validate,
+        model=module,
+        name=parts.name,
+        dataset_size=source.dataset_size,
+        assumptions=source.assumptions,
+    )
+
+
+def package_of(module: Any) -> ModuleType:
+    """The package, of the two that Lightning is published as, that a module or a data module comes from."""
+    tops = (kind.__module__.partition(".")[0] for kind in type(module).__mro__)
+    return import_module(next(PACKAGES[top] for top in tops if top in PACKAGES))
+
+
+def settings_of(trainer: Any) -> dict[str, Any]:
+    """What counts of a Trainer, as arguments for another."""
+    return {} if trainer is None else {name: getattr(trainer, name) for name in SETTINGS}
+
+
+def _placed_on(device: str) -> dict[str, Any]:
+    kind, index = torch.device(device).type, torch.device(device).index
+    return {"accelerator": {"cuda": "gpu"}.get(kind, kind), "devices": [index or 0] if kind == "cuda" else 1}
+
+
+class _Steps:
+    """Steps of a Trainer's own loops, on one micro-batch or several."""
+
+    def __init__(self, module: Any, lightning: ModuleType, settings: dict[str, Any]) -> None:
+        self._module = module
+        self._lightning = lightning
+        self._settings = settings
+        self._folder = tempfile.TemporaryDirectory(prefix="autotune-")  # where a module's own callbacks may write
+        self._accumulated = 0
+        self._loop: FedLoop | None = None
+
+    def train(self, batches: list[Any]) -> Any:
+        """One step of the optimizer; returns the loss of the last micro-batch."""
+        if self._loop is None or self._accumulated != len(batches):
+            self._accumulated = len(batches)
+            self._loop = FedLoop(
+                lambda loop: self._trainer(loop, len(batches), limit_val_batches=0).fit(self._module, loop)
+            )
+        return self._loop.step(*batches)
+
+    def validate(self, batch: Any) -> Any:
+        """One step of the validation loop."""
+        if self._loop is None:
+            self._loop = FedLoop(lambda loop: self._trainer(loop).validate(self._module, loop, verbose=False))
+        return self._loop.step(batch)
+
+    def _trainer(self, loop: FedLoop, micro_batches: int = 1, **settings: Any) -> Any:
+        return self._lightning.Trainer(
+            **QUIET | self._settings | settings,
+            accumulate_grad_batches=micro_batches if self._module.automatic_optimization else 1,
+            default_root_dir=self._folder.name,
+            callbacks=[_end_of_step(self._lightning, loop, micro_batches)],
+        )
+
+
+def _end_of_step(lightning: ModuleType, loop: FedLoop, micro_batches: int) -> Any:
+    """A callback that gives control back after each step of the optimizer, or each batch of validation."""
+
+    class EndOfStep(lightning.Callback):  # type: ignore[misc,name-defined]
+        def on_train_batch_end(self, _trainer: Any, _module: Any, outputs: Any, _batch: Any, index: int) -> None:
+            if (index + 1) % micro_batches == 0:
+                loop.step_ended(outputs.get("loss") if isinstance(outputs, dict) else outputs)
+
+        def on_validation_batch_end(self, _trainer: Any, _module: Any, outputs: Any, *_: Any) -> None:
+            loop.step_ended(outputs)
+
+    return EndOfStep()
+
+
+# Data
+
+
+def _source_of(parts: LiveParts, lightning: ModuleType, *, training: bool) -> Source:
+    """Of the data given, which may be a data module, or of what the module itself loads."""
+    data = parts.data
+    if data is not None and not isinstance(data, lightning.LightningDataModule):
+        return source_of(data, parts.collate_fn)
+    holder = parts.model if data is None else data
+    with blame(f"{type(holder).__name__}.prepare_data() and setup()"):
+        holder.prepare_data()
+        holder.setup("fit")
+    names = ("train_dataloader",) if training else ("val_dataloader", "train_dataloader")
+    loader = next((loader for name in names if (loader := _loader(holder, name, lightning)) is not None), None)
+    if loader is None:
+        raise UsageError(f"{type(holder).__name__} has no train_dataloader().", remedy=DATA_REMEDY)
+    if not isinstance(loader, DataLoader):
+        raise UsageError(
+            f"{type(holder).__name__} loads a {type(loader).__name__}, not one DataLoader.",
+            remedy="Give a function that makes a batch as training_step takes it: data=make_batch.",
+        )
+    return source_of(loader)
+
+
+def _loader(holder: Any, name: str, lightning: ModuleType) -> Any:
+    """What a hook loads, or None where it is not the user's own."""
+    base: Callable[..., Any] = getattr(lightning.core.hooks.DataHooks, name)
+    if getattr(type(holder), name) is base:
+        return None
+    with blame(f"{type(holder).__name__}.{name}()"):
+        return getattr(holder, name)()
+
+
+# The way to another process
+
+
+def portable(parts: LiveParts) -> LiveParts:
+    """With the Trainer's settings in its place. See `Adapter.portable`."""
+    data = parts.data
+    if isinstance(data, package_of(parts.model).LightningDataModule):
+        data = copy.copy(data)
+        data.trainer = None
+    return replace(parts, data=data, trainer=settings_of(parts.trainer))
+
+
+def environment() -> dict[str, str]:
+    """None is needed. See `Adapter.environment`."""
+    return {}

@@ -7,7 +7,10 @@ is for is plain torch.
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from autotune.errors import UsageError
 
 if TYPE_CHECKING:
     from autotune.workloads import BuildOptions, Workload
@@ -21,6 +24,9 @@ ADAPTERS = {
     ("transformers", "Trainer"): "autotune.workloads.hugging_face",
 }
 """The adapter of each kind of model or trainer: the package and the name of a class that it inherits from."""
+
+EXTRAS = {"pytorch_lightning": "lightning", "autotune": "accelerate"}
+"""The extra that a package's adapter needs, where it has another name than the package."""
 
 
 class Adapter(Protocol):
@@ -49,9 +55,39 @@ class Adapter(Protocol):
 
 
 def adapter_of(thing: Any) -> Adapter | None:
-    """The adapter for an object, imported only now; None where it is nobody's."""
+    """The adapter for an object, imported only now; None where it is nobody's.
+
+    Raises:
+        UsageError: something that the adapter needs is not installed.
+    """
     for kind in type(thing).__mro__:
-        name = ADAPTERS.get((kind.__module__.partition(".")[0], kind.__name__))
+        package = kind.__module__.partition(".")[0]
+        name = ADAPTERS.get((package, kind.__name__))
         if name is not None:
-            return cast(Adapter, import_module(name))
+            return _imported(name, package)
     return None
+
+
+def _imported(name: str, package: str) -> Adapter:
+    try:
+        return cast(Adapter, import_module(name))
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get(package, package)
+        raise UsageError(
+            f"Trials with {package} need {error.name}, which is not installed.",
+            remedy=f"python -m pip install 'batch-autotune[{extra}]'",
+        ) from error
+
+
+def version_note(distribution: str, tested: tuple[str, str]) -> tuple[str, ...]:
+    """What to say of a framework whose version is outside the range tested, both ends included; else nothing."""
+    found = version(distribution)
+    if _minor(tested[0]) <= _minor(found) <= _minor(tested[1]):
+        return ()
+    span = tested[0] if tested[0] == tested[1] else f"{tested[0]} to {tested[1]}"
+    return (f"{distribution} {found} has not been tested with autotune ({span} has)",)
+
+
+def _minor(text: str) -> tuple[int, int]:
+    major, minor = text.split(".")[:2]
+    return int(major), int(minor)

@@ -21,11 +21,12 @@ from autotune.errors import UsageError
 from autotune.trial import Training
 from autotune.workloads import BuildOptions, Workload
 from autotune.workloads.fed import MANY, FedLoop
+from autotune.workloads.frameworks import version_note
 from autotune.workloads.live import LiveParts
 from autotune.workloads.plain import refuse_loop_options
 from autotune.workloads.sources import source_of
 
-TESTED = ("4.50", "5.23")  # versions of transformers; see the README's table
+TESTED = ("5.23", "5.23")
 
 QUIET = {
     "report_to": [],
@@ -57,7 +58,7 @@ GIVEN = (
 
 def workload_of(parts: LiveParts, options: BuildOptions) -> Workload:
     """The steps of a Trainer. See `Adapter.workload_of`."""
-    refuse_loop_options(options, parts.name)
+    refuse_loop_options(options, parts.name, "Set bf16, fp16 or torch_compile in its TrainingArguments")
     trainer, training = parts.model, options.mode == "train"
     now = _training(trainer)
     _quiet(trainer)
@@ -72,7 +73,7 @@ def workload_of(parts: LiveParts, options: BuildOptions) -> Workload:
         model=trainer.model,
         name=parts.name,
         dataset_size=source.dataset_size,
-        assumptions=source.assumptions,
+        assumptions=(*source.assumptions, *version_note("transformers", TESTED)),
         training=now if training else None,
     )
 

@@ -19,10 +19,13 @@ import torch
 
 from autotune.errors import UsageError
 from autotune.workloads import BuildOptions, Workload
+from autotune.workloads.frameworks import version_note
 from autotune.workloads.live import LiveParts
 from autotune.workloads.plain import refuse_loop_options
 from autotune.workloads.sources import Source, source_of
 from autotune.workloads.tracebacks import one_line
+
+TESTED = ("3.15", "3.15")
 
 MOST_INPUTS = 3  # inputs, targets, weights of the samples: what `fit` takes
 
@@ -32,7 +35,7 @@ COMPILE_REMEDY = 'Compile it first, as for fit: model.compile("adam", loss="mse"
 def workload_of(parts: LiveParts, options: BuildOptions) -> Workload:
     """The steps of a Keras model. See `Adapter.workload_of`."""
     model, training = parts.model, options.mode == "train"
-    refuse_loop_options(options, parts.name)
+    refuse_loop_options(options, parts.name, "Set a dtype policy, or jit_compile in model.compile()")
     if training and not model.compiled:
         raise UsageError(f"The Keras model {model.name} is not compiled.", remedy=COMPILE_REMEDY)
     _set_device(options.device)
@@ -46,7 +49,7 @@ def workload_of(parts: LiveParts, options: BuildOptions) -> Workload:
         model=model if on_torch else None,
         name=parts.name,
         dataset_size=source.dataset_size,
-        assumptions=source.assumptions,
+        assumptions=(*source.assumptions, *version_note("keras", TESTED)),
         is_fork_safe=on_torch,
     )
 
@@ -84,7 +87,7 @@ def _for_backend(batch: Any) -> Any:
 def _set_device(device: str) -> None:
     """Let Keras put its tensors where the probe measures; other backends than torch choose for themselves."""
     if keras.backend.backend() == "torch":
-        keras.src.backend.common.global_state.set_global_attribute("torch_device", device)
+        keras.device(device).__enter__()  # for the rest of this process, which is a trial's
 
 
 # Data

@@ -22,10 +22,13 @@ from torch.utils.data import DataLoader
 from autotune.errors import UsageError
 from autotune.workloads import BuildOptions, Workload
 from autotune.workloads.fed import FedLoop
+from autotune.workloads.frameworks import version_note
 from autotune.workloads.live import LiveParts
 from autotune.workloads.plain import refuse_loop_options
 from autotune.workloads.sources import Source, source_of
 from autotune.workloads.tracebacks import blame
+
+TESTED = ("2.6", "2.6")
 
 PACKAGES = {"lightning": "lightning.pytorch", "pytorch_lightning": "pytorch_lightning"}
 
@@ -49,7 +52,7 @@ DATA_REMEDY = (
 
 def workload_of(parts: LiveParts, options: BuildOptions) -> Workload:
     """The steps of a LightningModule. See `Adapter.workload_of`."""
-    refuse_loop_options(options, parts.name)
+    refuse_loop_options(options, parts.name, "Give the Trainer a precision; compile the module itself")
     module, training = parts.model, options.mode == "train"
     lightning = package_of(module)
     logging.getLogger(lightning.__name__).setLevel(logging.ERROR)
@@ -65,7 +68,7 @@ def workload_of(parts: LiveParts, options: BuildOptions) -> Workload:
         model=module,
         name=parts.name,
         dataset_size=source.dataset_size,
-        assumptions=source.assumptions,
+        assumptions=(*source.assumptions, *version_note(lightning.__name__.partition(".")[0], TESTED)),
     )
 
 

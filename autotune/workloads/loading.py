@@ -20,12 +20,16 @@ from autotune.workloads.tracebacks import blame, is_import_machinery, one_line
 
 DISTRIBUTIONS = {
     "PIL": "pillow",
+    "accelerate": "'batch-autotune[accelerate]'",
     "cv2": "opencv-python",
+    "keras": "'batch-autotune[keras]'",
+    "lightning": "'batch-autotune[lightning]'",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
+    "transformers": "'batch-autotune[transformers]'",
     "yaml": "pyyaml",
 }
-"""Well-known modules whose distribution on PyPI has another name."""
+"""Well-known modules that are installed under another name, or with what we need besides."""
 
 
 def load(target: str) -> ModuleType:

@@ -110,8 +110,16 @@ def _own_loop(parts: Parts, step: Callable[[Any], Any], options: BuildOptions) -
     )
 
 
-def refuse_loop_options(options: BuildOptions, name: str) -> None:
+LOOP_REMEDY = "Use torch.autocast or torch.compile in the step"
+
+
+def refuse_loop_options(options: BuildOptions, name: str, remedy: str = LOOP_REMEDY) -> None:
     """Refuse options that only the standard loop can honour.
+
+    Args:
+        options: what was asked for.
+        name: whose steps are their own.
+        remedy: where these decide it; goes before "and leave it out".
 
     Raises:
         UsageError: a precision or compilation was asked for.
@@ -120,7 +128,7 @@ def refuse_loop_options(options: BuildOptions, name: str) -> None:
     if options.precision != "fp32" or options.compile:
         raise UsageError(
             f"{option} cannot be used with {name}: its steps are its own, and decide that themselves.",
-            remedy=f"Use torch.autocast or torch.compile in the step, and leave {option} out.",
+            remedy=f"{remedy}, and leave {option} out.",
         )
 
 

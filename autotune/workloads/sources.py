@@ -124,9 +124,14 @@ def _is_array(data: Any) -> bool:
 
 
 def _columns(data: Any) -> list[Any]:
+    """The tensors of a whole dataset. A mapping or a list within a tuple or a mapping is an input of several parts."""
     if _is_array(data):
         return [data]
-    return list(data.values() if isinstance(data, Mapping) else data)
+    parts = list(data.values() if isinstance(data, Mapping) else data)
+    nested = isinstance(data, Mapping | tuple)
+    return [
+        leaf for part in parts for leaf in (_columns(part) if nested and isinstance(part, Mapping | list) else [part])
+    ]
 
 
 def _from_columns(data: Any) -> Source:
@@ -134,15 +139,16 @@ def _from_columns(data: Any) -> Source:
     if size == 0:
         raise _empty()
 
-    def make_batch(batch_size: int) -> Any:
-        rows = torch.arange(batch_size) % size
-        if _is_array(data):
-            return _rows(data, rows)
-        if isinstance(data, Mapping):
-            return {key: _rows(column, rows) for key, column in data.items()}
-        return tuple(_rows(column, rows) for column in data)
+    return Source(make_batch=lambda batch_size: _taken(data, torch.arange(batch_size) % size), dataset_size=size)
 
-    return Source(make_batch=make_batch, dataset_size=size)
+
+def _taken(data: Any, rows: torch.Tensor) -> Any:
+    """Some rows of each tensor, in the same nesting."""
+    if _is_array(data):
+        return _rows(data, rows)
+    if isinstance(data, Mapping):
+        return {key: _taken(column, rows) for key, column in data.items()}
+    return tuple(_taken(column, rows) for column in data)
 
 
 def _rows(column: Any, rows: torch.Tensor) -> torch.Tensor:

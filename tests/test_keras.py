@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,7 @@ def test_an_application_is_probed_without_a_special_case(name: str) -> None:
 
 TRAINING = """
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from tests.test_keras import X, Y, mlp
 
@@ -264,3 +266,59 @@ def test_three_epochs_with_the_size_found_stay_within_the_budget() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.splitlines()[-1]) <= budget_mib
+
+
+OTHER_BACKEND = """
+import os
+import sys
+from importlib.util import find_spec
+
+os.environ["KERAS_BACKEND"] = sys.argv[1]
+import keras
+import numpy as np
+from autotune import find_batch_size
+
+x = np.random.default_rng(0).random((64, 4), dtype="float32")
+y = (x.sum(axis=1) > 2).astype("int64")
+
+
+def state(model):
+    return [np.asarray(variable) for variable in (*model.variables, *model.optimizer.variables)]
+
+
+def made():
+    keras.utils.set_random_seed(0)
+    layers = [keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dropout(0.2), keras.layers.Dense(2)]
+    model = keras.Sequential(layers)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss, metrics=["accuracy"])
+    model.fit(x, y, verbose=0)
+    return model
+
+
+found, other = made(), made()
+before = state(found)
+result = find_batch_size(found, x, y, quiet=True, max_trials=2)
+assert [trial.outcome.value for trial in result.trials] == ["fits"] * 2, result.trials
+assert result.workload.dataset_size == 64
+assert all(np.array_equal(a, b) for a, b in zip(before, state(found), strict=True))
+for model in (found, other):
+    keras.utils.set_random_seed(1)
+    model.fit(x, y, batch_size=result.batch_size, verbose=0)
+assert all(np.array_equal(a, b) for a, b in zip(state(found), state(other), strict=True))
+"""
+
+
+@pytest.mark.parametrize("backend", ["jax", "tensorflow"])
+def test_another_backend_is_that_of_the_trials_too(backend: str) -> None:
+    if find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    done = subprocess.run(
+        [sys.executable, "-c", OTHER_BACKEND, backend],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent.parent,
+        env={name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"},
+    )
+    assert done.returncode == 0, done.stderr

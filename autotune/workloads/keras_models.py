@@ -151,8 +151,12 @@ def portable(parts: LiveParts) -> LiveParts:
 
 
 def environment() -> dict[str, str]:
-    """The backend, which is chosen before Keras is imported. See `Adapter.environment`."""
-    return {"KERAS_BACKEND": keras.backend.backend()}
+    """The backend, which is chosen before Keras is imported. See `Adapter.environment`.
+
+    JAX would take most of a GPU's memory before the first step, and so hide what a step needs.
+    """
+    backend = keras.backend.backend()
+    return {"KERAS_BACKEND": backend} | ({"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if backend == "jax" else {})
 
 
 @dataclass(frozen=True)

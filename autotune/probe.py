@@ -154,11 +154,16 @@ class Probe:
         """Run the trial that the search asks for, and tell the search. A confirmation has a fresh process."""
         is_confirmation = ask.phase is Phase.CONFIRM
         if is_confirmation:
-            self.executor.prepare(self._confirmations_left(ask.batch_size))
+            self.executor.prepare(self._confirmations_left(ask.batch_size), self._peak_bytes([ask.batch_size]))
         request = TrialRequest(batch_size=ask.batch_size, effort=effort, fresh_process=is_confirmation)
         trial = self.run_trial(request, ask.phase.value, ask.why)
         self._tell(trial)
         return trial
+
+    def _peak_bytes(self, sizes: Sequence[int]) -> int:
+        """What these sizes need together: the highest peak that was seen of each, or else the whole budget."""
+        peaks = dict(sorted(measured_peaks(self.trials)))
+        return round(sum(peaks.get(size, self.opened.budget_bytes) for size in sizes))
 
     def _confirmations_left(self, size: int) -> int:
         done = sum(told.batch_size == size and told.phase is Phase.CONFIRM for told in self.search.told)
@@ -233,7 +238,8 @@ class Probe:
             return
         self.contest = None
         on_cpu = self.opened.environment.device == "cpu"
-        self.executor.prepare(LEAST_CONTESTS if on_cpu else 0)  # all but the first, and the run of the answer
+        if on_cpu:  # all but the first, and the run of the answer
+            self.executor.prepare(LEAST_CONTESTS, self._peak_bytes(names))
         for number in range(MOST_CONTESTS):
             if self._exhausted() is not None or not self._more_rounds(names, fresh_process=on_cpu and number > 0):
                 return

@@ -120,10 +120,11 @@ class Executor(Protocol):
         """
         ...
 
-    def prepare(self, fresh_processes: int) -> None:
+    def prepare(self, fresh_processes: int, needed_bytes: int) -> None:
         """Have so many fresh processes ready for the next requests that want one, where that saves time.
 
-        Started side by side they cost little more than one. Nothing is timed meanwhile.
+        Started side by side they cost little more than one. Nothing is timed meanwhile. The memory that the requests
+        will need is left to them.
         """
         ...
 

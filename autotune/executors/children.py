@@ -89,13 +89,13 @@ class ChildExecutor:
             warnings=self._built.warnings,
         )
 
-    def prepare(self, fresh_processes: int) -> None:
+    def prepare(self, fresh_processes: int, needed_bytes: int) -> None:
         """Start the interpreters of the next fresh processes side by side. See `Executor.prepare`.
 
         Not more than the cores can start at once; and none where a trial would then lack memory, or on a device
         whose memory they would hold.
         """
-        wanted = min(fresh_processes, host.logical_cores(), self._room_for_spares()) - len(self._spares)
+        wanted = min(fresh_processes, host.logical_cores(), self._room_for_spares(needed_bytes)) - len(self._spares)
         started = [self._begin(forks=False) for _ in range(wanted)]
         self._spares += started
         for worker in started:
@@ -105,11 +105,10 @@ class ChildExecutor:
                 self._spares.remove(worker)
                 worker.close()
 
-    def _room_for_spares(self) -> int:
+    def _room_for_spares(self, needed_bytes: int) -> int:
         if self._worker is None or not self._on_cpu:
             return 0
-        spared_bytes = OVERRUN_FACTOR * self._budget_bytes + _reserve_bytes()
-        left_bytes = host.available_bytes() - spared_bytes
+        left_bytes = host.available_bytes() - OVERRUN_FACTOR * needed_bytes - _reserve_bytes()
         return len(self._spares) + max(0, int(left_bytes / max(host.resident_bytes(self._worker.pid), 1)))
 
     def run(self, request: Request) -> Attempt:

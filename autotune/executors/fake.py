@@ -67,7 +67,7 @@ class FakeExecutor:
             isolated=True,
         )
 
-    def prepare(self, fresh_processes: int) -> None:
+    def prepare(self, fresh_processes: int, needed_bytes: int) -> None:
         """There is no process."""
 
     def run(self, request: Request) -> Attempt:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import msgspec
 import psutil
 import pytest
 import torch
@@ -91,10 +90,10 @@ def test_a_trial_measures_the_batch_size_that_was_asked_for(executor: Executor, 
 
 
 def test_fresh_processes_may_be_prepared_and_then_used_or_not(executor: Executor) -> None:
-    executor.prepare(2)
+    executor.prepare(2, 1 << 30)
     fresh = TrialRequest(batch_size=4, effort=QUICK, fresh_process=True)
     assert [executor.run(fresh).outcome for _ in range(3)] == [Outcome.FITS] * 3
-    executor.prepare(1)  # closing ends it
+    executor.prepare(1, 1 << 30)  # closing ends it
 
 
 def test_a_trial_may_accumulate(executor: Executor) -> None:
@@ -160,7 +159,7 @@ def test_a_prepared_process_that_is_killed_costs_nothing_but_itself(tmp_path: Pa
     with ChildExecutor(spec(FileWorkload(target=str(path)))) as executor:
         executor.open()
         before = {child.pid for child in _interpreters()}
-        executor.prepare(2)
+        executor.prepare(2, 1 << 30)
         spares = [child for child in _interpreters() if child.pid not in before]
         assert len(spares) == min(2, host.logical_cores())
         spares[-1].kill()
@@ -173,9 +172,8 @@ def test_a_prepared_process_that_is_killed_costs_nothing_but_itself(tmp_path: Pa
 def test_nothing_is_prepared_where_a_trial_would_then_lack_memory(tmp_path: Path) -> None:
     path = tmp_path / "model.py"
     path.write_text(MODEL)
-    budget = MemoryBudget(bytes_=host.available_bytes() - (64 << 20))
-    with ChildExecutor(msgspec.structs.replace(spec(FileWorkload(target=str(path))), budget=budget)) as executor:
+    with ChildExecutor(spec(FileWorkload(target=str(path)))) as executor:
         executor.open()
         before = len(_interpreters())
-        executor.prepare(2)
+        executor.prepare(2, host.available_bytes() - (64 << 20))
         assert len(_interpreters()) == before

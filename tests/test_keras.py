@@ -322,3 +322,21 @@ def test_another_backend_is_that_of_the_trials_too(backend: str) -> None:
         env={name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"},
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_backend_that_is_not_there_is_told_as_such(tmp_path: Path) -> None:
+    if find_spec("tensorflow") is not None:
+        pytest.skip("tensorflow is installed")
+    (tmp_path / "keras_model.py").write_text(FILE)
+    environment = os.environ | {"KERAS_BACKEND": "tensorflow"}
+    command = [sys.executable, "-m", "autotune", "probe", "keras_model.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Keras is set to a backend that is not installed: tensorflow." in done.stderr
+    assert "KERAS_BACKEND=torch" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_model_without_data_says_what_to_give() -> None:
+    with pytest.raises(UsageError, match="There is no data"):
+        find_batch_size(mlp(), quiet=True)

@@ -149,6 +149,11 @@ def _missing_module(error: ModuleNotFoundError, what: str) -> UsageError:
         message = f"There is no module {name}."
     else:
         message = f"{_place(error, what)} imports {name}, which is not installed."
+    if any("keras" in Path(frame.filename).parts for frame in traceback.extract_tb(error.__traceback__)):
+        return UsageError(
+            f"Keras is set to a backend that is not installed: {top}.",
+            remedy=f"Install {top}, or choose one that is there: export KERAS_BACKEND=torch",
+        )
     if top != name and _is_installed(top):
         return UsageError(message, remedy=f"{top} is installed, without this part: check its version.")
     return UsageError(

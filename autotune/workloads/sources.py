@@ -99,6 +99,11 @@ def unwrap_loader(
 
 
 def _unknown(data: Any) -> UsageError:
+    if data is None:
+        return UsageError(
+            "There is no data to make batches of.",
+            remedy="Give a Dataset, a DataLoader, tensors with equal first sizes, or make_batch(batch_size).",
+        )
     kinds = sorted({type(value).__name__ for value in data.values()}) if isinstance(data, Mapping) else []
     contents = f" of {', '.join(kinds)}" if kinds else ""
     return UsageError(

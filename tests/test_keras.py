@@ -175,7 +175,7 @@ class Batches(keras.utils.PyDataset):
 
 
 def test_a_dataset_of_batches_is_taken_apart() -> None:
-    workload = from_live(LiveParts(model=mlp(), data=Batches()), TRAIN)
+    workload = from_live(unpack(pack(LiveParts(model=mlp(), data=Batches()))), TRAIN)
     inputs, targets = workload.make_batch(50)
     assert inputs.shape == (50, 4) and targets.shape == (50,)
     assert workload.dataset_size == 100

@@ -206,8 +206,8 @@ trainer = pl.Trainer(accelerator="cpu", precision="bf16-mixed", logger=False)
 def test_a_file_may_hold_a_module_a_data_module_and_a_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent.parent))
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "model.py").write_text(FILE)
-    workload = build_workload(FileWorkload(target="model.py"), TRAIN)
+    (tmp_path / "with_lightning.py").write_text(FILE)
+    workload = build_workload(FileWorkload(target="with_lightning.py"), TRAIN)
     seen = []
     workload.model.net[0].register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
     assert float(workload.training_step(workload.make_batch(2))) > 0

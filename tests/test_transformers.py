@@ -193,8 +193,8 @@ trainer = transformers.Trainer(bert(), args, train_dataset=Samples(), data_colla
 def test_a_file_may_hold_a_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent.parent))
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "model.py").write_text(FILE)
-    workload = build_workload(FileWorkload(target="model.py"), TRAIN)
+    (tmp_path / "with_a_trainer.py").write_text(FILE)
+    workload = build_workload(FileWorkload(target="with_a_trainer.py"), TRAIN)
     assert float(workload.training_step(workload.make_batch(2))) > 0
 
 

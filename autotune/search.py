@@ -240,7 +240,7 @@ def _doubled(low: int, high: int | None, edge: int, limits: Limits) -> tuple[int
 
 def _bisections(low: int, high: int, limits: Limits) -> float:
     """How often the gap between two bounds must be halved until nothing is left to ask between them."""
-    width = max(limits.multiple_of, limits.resolution * low)
+    width = _multiple_below(int(limits.resolution * low), limits)  # a gap is a whole number of multiples
     return math.log2(max((high - low) / width, 1.0))
 
 

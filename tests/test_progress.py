@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from autotune.breakdown import breakdown
@@ -40,6 +40,15 @@ def probed(executor: FakeExecutor, **options) -> tuple[list[Ahead], Result]:
     target=st.none() | st.integers(1, 500),
     forecast_error=st.none() | st.floats(-0.3, 0.3),
 )
+@example(
+    slope=254,
+    start=3,
+    dataset_size=None,
+    objective=Objective.THROUGHPUT,
+    multiple_of=1,
+    target=None,
+    forecast_error=None,
+)  # a resolution of 1.8 samples leaves a gap of 2 to ask in
 def test_a_bound_is_never_passed(slope, dataset_size, forecast_error, objective, multiple_of, **options) -> None:
     executor = FakeExecutor(
         budget_bytes=10_000, bytes_per_sample=slope, dataset_size=dataset_size, forecast_error=forecast_error

@@ -145,6 +145,7 @@ def find_batch_size(
     max_trials: int | None = None,
     trial_timeout: str | float = 300.0,
     forecast: bool = True,
+    tune_workers: bool = False,
     seed: int = 0,
     output: str | Path | None = None,
     resume: bool = False,
@@ -187,6 +188,7 @@ def find_batch_size(
         max_trials: stop after so many trials with the best so far.
         trial_timeout: bound on one trial: seconds, or text.
         forecast: let a forecast of memory, made without running, guide the search.
+        tune_workers: time the DataLoader with several numbers of workers, too; `.num_workers` is then the best.
         seed: of weights and batches that are made here.
         output: write the result to this file, with a journal beside it while the probe runs.
         resume: go on from that journal.
@@ -234,6 +236,7 @@ def find_batch_size(
         max_trials=max_trials,
         trial_timeout_seconds=_seconds(trial_timeout) or 0.0,
         forecast=forecast,
+        tune_workers=tune_workers,
         seed=seed,
     )
     listener = Silence() if quiet else _live_lines()

@@ -11,7 +11,8 @@ from autotune.bench import Bench
 from autotune.contest import contest
 from autotune.devices.signs import judge
 from autotune.errors import AutotuneError, WorkloadError
-from autotune.executors import Attempt, ContestRequest, Request, TrialRequest
+from autotune.executors import Attempt, ContestRequest, FeedRequest, Request, TrialRequest
+from autotune.feeding import feed
 from autotune.measure import measure
 from autotune.trial import Evidence, Outcome
 from autotune.workloads.tracebacks import one_line, user_traceback
@@ -25,6 +26,8 @@ def perform(bench: Bench, request: Request) -> Attempt:
             return Attempt(outcome=Outcome.FITS, contest=contest(bench, request))
         if isinstance(request, TrialRequest):
             return Attempt(outcome=Outcome.FITS, measurement=measure(bench, request))
+        if isinstance(request, FeedRequest):
+            return Attempt(outcome=Outcome.FITS, feeding=feed(bench, request))
         from autotune.forecast.answer import answer  # only where it is asked for: it reaches deep into torch
 
         return Attempt(outcome=Outcome.FITS, forecast=answer(bench, request))

@@ -54,6 +54,13 @@ class Bench:
         check_batch(made, batch_size)
         return move(made, self.device.torch_device)
 
+    def run(self, batch: Any) -> Any:
+        """One step on a batch on the device."""
+        run = self.workload.training_step if self.mode == "train" else self.workload.inference_step
+        if run is None:
+            raise ValueError(f"this workload has no step for {self.mode}")
+        return run(batch)
+
 
 class Step:
     """One step of a bench at one batch size, run as often as it is called, on a batch that can be renewed."""
@@ -80,15 +87,12 @@ class Step:
             return self._run(self._batches)
 
     def _runner(self) -> Callable[[list[Any]], Any]:
-        workload, mode = self._bench.workload, self._bench.mode
-        if self._count > 1:
-            if workload.accumulated_step is None:
-                raise ValueError("this workload's loop is the user's own and cannot accumulate")
-            return workload.accumulated_step
-        run = workload.training_step if mode == "train" else workload.inference_step
-        if run is None:
-            raise ValueError(f"this workload has no step for {mode}")
-        return lambda batches: run(batches[0])
+        bench, accumulated_step = self._bench, self._bench.workload.accumulated_step
+        if self._count == 1:
+            return lambda batches: bench.run(batches[0])
+        if accumulated_step is None:
+            raise ValueError("this workload's loop is the user's own and cannot accumulate")
+        return accumulated_step
 
 
 def build_bench(spec: ProbeSpec, device: Device, live: LiveParts | None = None) -> Bench:
@@ -159,4 +163,5 @@ def workload_facts(bench: Bench) -> WorkloadFacts:
         assumptions=workload.assumptions + grown,
         can_accumulate=workload.accumulated_step is not None,
         training=workload.training,
+        num_workers=None if workload.make_loader is None else workload.num_workers,
     )

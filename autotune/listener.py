@@ -43,6 +43,10 @@ class Listener(Protocol):
         """The final round is about to run: these sizes are timed against each other."""
         ...
 
+    def feeding_started(self, num_workers: tuple[int, ...]) -> None:
+        """Steps are about to be fed by the caller's DataLoader, with each of these numbers of workers."""
+        ...
+
     def warned(self, text: str) -> None:
         """Something the user should know."""
         ...
@@ -74,6 +78,9 @@ class Silence:
         """Say nothing."""
 
     def contest_started(self, batch_sizes: tuple[int, ...]) -> None:
+        """Say nothing."""
+
+    def feeding_started(self, num_workers: tuple[int, ...]) -> None:
         """Say nothing."""
 
     def warned(self, text: str) -> None:

@@ -17,7 +17,7 @@ import msgspec
 from autotune.advice import advice
 from autotune.cautions import cautions
 from autotune.errors import NothingFitsError, NoTrialFinishedError, ResultFileError, UsageError, WorkloadError
-from autotune.executors import ContestRequest, Effort, Executor, ForecastRequest, Opened, TrialRequest
+from autotune.executors import ContestRequest, Effort, Executor, FeedRequest, ForecastRequest, Opened, TrialRequest
 from autotune.forecast.records import Forecast, Rules
 from autotune.guide import hint, measured_peaks, predicted_peak
 from autotune.listener import Listener
@@ -28,7 +28,7 @@ from autotune.search import Ask, Hint, Limits, Phase, Search, Stop, Told, bounds
 from autotune.spec import Objective, ProbeSpec
 from autotune.store import Forecasted, Journal, Line, NoJournal, Purpose, TrialBegan, TrialEnded, TrialInterrupted
 from autotune.target import answer_target
-from autotune.trial import Contest, Outcome, Trial
+from autotune.trial import Contest, Feeding, Outcome, Trial
 from autotune.units import format_bytes
 from autotune.verdict import judged
 
@@ -38,6 +38,7 @@ CONFIRM = Effort(warmup_steps=2, min_steps=8, max_steps=8, seconds=0.0)  # ten i
 EDGE_CONFIRMATIONS = 2  # each in a fresh process: forked children have one layout of addresses, and so one draw
 EDGE_RESOLUTION = 0.05  # where the largest batch size is not the answer, its neighbourhood is enough
 CONTEST_SECONDS = 3.0
+MOST_WORKERS = 16  # of a DataLoader; more seldom help, and each holds a copy of the dataset's objects
 CONTEST_SHARE = 0.8  # of the free memory, for all contenders together
 MOST_CONTESTS = 4  # in noise more rounds help, but not for ever
 LEAST_CONTESTS = 2  # on CPU, each in a process of its own: see `Probe._hold_contest`
@@ -65,12 +66,14 @@ class Probe:
             WorkloadError: the user's code raised.
             NothingFitsError: no batch size fits the budget.
             NoTrialFinishedError: every trial timed out, crashed or reached a kernel limit.
+            UsageError: no batch size can be tried, or there is no DataLoader to tune.
             KeyboardInterrupt: interrupted before anything was found.
         """
         self.listener.opening(self.spec)
         self.opened = self.executor.open()
         self.spent = Spent(opening_seconds=time.monotonic() - self.started)
         self.listener.opened(self.opened)
+        self._check_tuning()
         self.search = Search(search_limits(self.spec, self.opened))
         for trial in self.trials:
             self._tell(trial)
@@ -78,17 +81,25 @@ class Probe:
         self.listener.ended(result)
         return result
 
+    def _check_tuning(self) -> None:
+        if self.spec.tune_workers and self.opened.workload.num_workers is None:
+            raise UsageError(
+                f"--tune-workers needs data that a DataLoader reads, and {self.opened.workload.name} has none.",
+                remedy="Give a Dataset or a DataLoader, or leave it out.",
+            )
+
     def _result(self) -> Result:
-        target = None
+        target, feeding = None, None
         try:
             stop = self._search_until_confirmed()
             if self.spec.target is not None and self._exhausted() is None:
                 target = answer_target(self.spec.target, self)
+            feeding = self._feeding()
         except KeyboardInterrupt:
             if not self.speeds():
                 raise
             stop = StopReason.INTERRUPTED
-        return self._composed(stop, target)
+        return self._composed(stop, target, feeding)
 
     # ------------------------------------------------------------------ searching
 
@@ -268,6 +279,29 @@ class Probe:
         self.contest = merged(self.contest, attempt.contest)
         return True
 
+    # ------------------------------------------------------------------ feeding
+
+    def _feeding(self) -> Feeding | None:
+        """How fast the caller's own DataLoader feeds the answer; what goes wrong there does not cost the answer."""
+        now = self.opened.workload.num_workers
+        if now is None or self._seconds_left() <= 0:
+            return None
+        asked = worker_counts(now, self.opened.environment.logical_cores) if self.spec.tune_workers else (now,)
+        self.listener.feeding_started(asked)
+        began = time.monotonic()
+        attempt = self.executor.run(
+            FeedRequest(
+                batch_size=self._recommendation().batch_size,
+                num_workers=asked,
+                timeout_seconds=min(self.spec.trial_timeout_seconds, max(1.0, self._seconds_left())),
+            )
+        )
+        self.spent = msgspec.structs.replace(self.spent, feeding_seconds=time.monotonic() - began)
+        if attempt.feeding is None:
+            why = attempt.evidence.text if attempt.evidence else attempt.outcome.value
+            self.listener.warned(f"The DataLoader could not be timed: {why}")
+        return attempt.feeding
+
     # ------------------------------------------------------------------ allowances
 
     def _effort(self, phase: Phase) -> Effort:
@@ -305,7 +339,7 @@ class Probe:
         speed = self.speeds()
         return recommend(self.spec.objective, speed, low or max(speed), self.contest, self.spec.tolerance)
 
-    def _composed(self, stop: StopReason, target: TargetAnswer | None) -> Result:
+    def _composed(self, stop: StopReason, target: TargetAnswer | None, feeding: Feeding | None) -> Result:
         recommendation = self._recommendation()
         confirmed = self._is_confirmed(recommendation.batch_size)
         return Result(
@@ -322,6 +356,7 @@ class Probe:
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
             contest=self.contest,
             target=target,
+            feeding=feeding,
             forecast=self._known_forecast,
             no_forecast=self.forecasted.why_not if self.forecasted else "",
             isolated=self.opened.isolated,
@@ -375,6 +410,12 @@ class Probe:
         return (
             f"its peak is {format_bytes(peak)}, {format_bytes(peak - budget)} over the budget of {format_bytes(budget)}"
         )
+
+
+def worker_counts(now: int, cores: int) -> tuple[int, ...]:
+    """Numbers of workers worth a try: none, powers of two up to the cores, and what the caller has now."""
+    powers = (2**k for k in range(min(cores, MOST_WORKERS).bit_length()))
+    return tuple(sorted({0, now, *powers}))
 
 
 def search_limits(spec: ProbeSpec, opened: Opened) -> Limits:

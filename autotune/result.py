@@ -15,7 +15,7 @@ import msgspec
 from autotune.errors import AutotuneError, ResultFileError
 from autotune.forecast.records import Forecast
 from autotune.spec import ProbeSpec
-from autotune.trial import SCHEMA_VERSION, Contest, Environment, Record, Trial, WorkloadFacts
+from autotune.trial import SCHEMA_VERSION, Contest, Environment, Feeding, Record, Trial, WorkloadFacts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -99,13 +99,15 @@ class Spent(Record, frozen=True):
     opening_seconds: float = 0.0
     forecast_seconds: float = 0.0
     contest_seconds: float = 0.0
+    feeding_seconds: float = 0.0
 
 
 class Result(Record, frozen=True):
     """All that a probe found. `budget_bytes` is what the training process may use in all.
 
-    Where `forecast` is None, `no_forecast` says why; both are empty where none was asked for. `warnings` are about the
-    figures, `advice` about training with the batch size recommended; nothing of it is applied.
+    `feeding` tells how fast the caller's DataLoader feeds the batch size recommended; None where the data is not read
+    by one. Where `forecast` is None, `no_forecast` says why; both are empty where none was asked for. `warnings` are
+    about the figures, `advice` about training with the batch size recommended; nothing of it is applied.
     """
 
     spec: ProbeSpec
@@ -121,6 +123,7 @@ class Result(Record, frozen=True):
     created_at: str
     contest: Contest | None = None
     target: TargetAnswer | None = None
+    feeding: Feeding | None = None
     forecast: Forecast | None = None
     no_forecast: str = ""
     isolated: bool = True
@@ -138,6 +141,14 @@ class Result(Record, frozen=True):
     def max_batch_size(self) -> int:
         """The largest batch size that was run and fitted; the true maximum where `edge.is_exact`."""
         return self.edge.largest_fits
+
+    @property
+    def num_workers(self) -> int | None:
+        """The fewest workers of a DataLoader whose throughput is within the tolerance of the best that was timed.
+
+        None where none was timed; only the caller's own number, unless `tune_workers` asked for more.
+        """
+        return None if self.feeding is None else self.feeding.best(self.spec.tolerance).num_workers
 
     @property
     def stop_reason(self) -> str:

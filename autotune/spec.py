@@ -90,7 +90,7 @@ class ProbeSpec(Record, frozen=True):
 
     `threads=None` leaves torch's own default. `latency_seconds` bounds the 95th percentile of the step time.
     `trial_timeout_seconds` bounds one trial, building the batch included. `forecast` lets a forecast of memory guide
-    the search.
+    the search. `tune_workers` times the caller's DataLoader with several numbers of workers, not its own alone.
     """
 
     workload: WorkloadRef
@@ -111,6 +111,7 @@ class ProbeSpec(Record, frozen=True):
     max_trials: int | None = None
     trial_timeout_seconds: float = 300.0
     forecast: bool = True
+    tune_workers: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ Every number carries its unit in its name: `_bytes`, `_seconds`, `_joules`; thro
 from __future__ import annotations
 
 from enum import StrEnum
+from statistics import fmean
 from typing import Literal
 
 import msgspec
@@ -111,6 +112,40 @@ class Contest(Record, frozen=True):
     rounds: tuple[tuple[float, ...], ...]
 
 
+class Feed(Record, frozen=True):
+    """Steps fed by a DataLoader with so many workers: the mean seconds per step of each time it was tried."""
+
+    num_workers: int
+    step_seconds: tuple[float, ...]
+
+    @property
+    def mean_seconds(self) -> float:
+        """Of a step."""
+        return fmean(self.step_seconds)
+
+
+class Feeding(Record, frozen=True):
+    """How fast the caller's DataLoader feeds steps of one batch size, beside the same steps on batches in memory.
+
+    All were timed in turns in one process, loading and moving to the device included; so only they compare.
+    `from_memory_seconds` is the mean seconds per step of each time, on some of the loader's own batches.
+    """
+
+    batch_size: int
+    from_memory_seconds: tuple[float, ...]
+    feeds: tuple[Feed, ...]
+
+    def waiting_fraction(self, feed: Feed) -> float:
+        """The share of a step that it takes longer than from memory: waiting for data, or sharing its processors."""
+        return max(0.0, 1.0 - fmean(self.from_memory_seconds) / feed.mean_seconds)
+
+    def best(self, tolerance: float) -> Feed:
+        """The fewest workers whose throughput is within this share of the best."""
+        fastest = min(feed.mean_seconds for feed in self.feeds)
+        near = [feed for feed in self.feeds if feed.mean_seconds * (1 - tolerance) <= fastest]
+        return min(near, key=lambda feed: feed.num_workers)
+
+
 class Trial(Record, frozen=True):
     """One measurement of one batch size: what was tried, why, and what became of it.
 
@@ -178,6 +213,7 @@ class WorkloadFacts(Record, frozen=True):
 
     `smallest_batch_size` is over 1 where the model refuses a single sample (BatchNorm in training).
     `assumptions` are the choices made for the user, in words (the default optimizer, the largest shape).
+    `num_workers` is what the caller's DataLoader has now; None where the data is not read by one.
     """
 
     name: str
@@ -188,3 +224,4 @@ class WorkloadFacts(Record, frozen=True):
     assumptions: tuple[str, ...] = ()
     can_accumulate: bool = False
     training: Training | None = None
+    num_workers: int | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import sys
@@ -32,4 +33,6 @@ def test_an_example_runs_as_it_stands(example: str, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     if framework(example) == "keras":
-        assert "An epoch of 1,000 samples is 100 batches" in " ".join(done.stdout.split())
+        shown = " ".join(done.stdout.split())
+        batch_size = int(re.findall(r"Use batch size (\d+)", shown)[0])  # on a busy machine, 8 may be as fast as 10
+        assert f"An epoch of 1,000 samples is {math.ceil(1000 / batch_size)} batches" in shown

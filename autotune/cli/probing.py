@@ -125,6 +125,13 @@ _SECTIONS: dict[str, list[click.Option]] = {
             help="Let a forecast of memory, made without running, guide the search.  [default: forecast]",
         ),
     ],
+    "Data": [
+        click.Option(
+            ["--tune-workers"],
+            is_flag=True,
+            help="Time the DataLoader with 0, 1, 2, 4, ... workers, too, and say how many feed the model best.",
+        ),
+    ],
     "Output": [
         click.Option(
             ["--output"],

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from autotune.forecast.records import Forecast, Rules
 from autotune.spec import Precision
-from autotune.trial import Contest, Environment, Evidence, Measurement, Outcome, Record, WorkloadFacts
+from autotune.trial import Contest, Environment, Evidence, Feeding, Measurement, Outcome, Record, WorkloadFacts
 
 OVERRUN_FACTOR = 1.05
 """A trial is ended so far over its budget, not at once: a peak tells how far over it is, a killed trial doesn't."""
@@ -55,6 +55,14 @@ class ContestRequest(Record, frozen=True, tag="contest"):
     timeout_seconds: float = 300.0
 
 
+class FeedRequest(Record, frozen=True, tag="feed"):
+    """Time steps of this batch size, fed by the workload's own loader with each of these numbers of workers."""
+
+    batch_size: int
+    num_workers: tuple[int, ...]
+    timeout_seconds: float = 300.0
+
+
 class ForecastRequest(Record, frozen=True, tag="forecast"):
     """Forecast the memory of steps without running them.
 
@@ -82,7 +90,7 @@ class ForecastRequest(Record, frozen=True, tag="forecast"):
     timeout_seconds: float = 60.0
 
 
-Request = TrialRequest | ContestRequest | ForecastRequest
+Request = TrialRequest | ContestRequest | FeedRequest | ForecastRequest
 
 
 class Attempt(Record, frozen=True, tag="attempt"):
@@ -91,6 +99,7 @@ class Attempt(Record, frozen=True, tag="attempt"):
     outcome: Outcome
     measurement: Measurement | None = None
     contest: Contest | None = None
+    feeding: Feeding | None = None
     forecast: Forecast | None = None
     evidence: Evidence | None = None
 

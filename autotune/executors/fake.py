@@ -9,9 +9,20 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from autotune.executors import Attempt, ContestRequest, ForecastRequest, Opened, Request, TrialRequest
+from autotune.executors import Attempt, ContestRequest, FeedRequest, ForecastRequest, Opened, Request, TrialRequest
 from autotune.forecast.records import Composition, Footprint, Forecast
-from autotune.trial import Conditions, Contest, Environment, Evidence, Measurement, Memory, Outcome, WorkloadFacts
+from autotune.trial import (
+    Conditions,
+    Contest,
+    Environment,
+    Evidence,
+    Feed,
+    Feeding,
+    Measurement,
+    Memory,
+    Outcome,
+    WorkloadFacts,
+)
 
 
 @dataclass
@@ -27,6 +38,8 @@ class FakeExecutor:
         noise: standard deviation of a step time, as a share of it.
         forecast_error: a forecast is so much too high, as a share of what a sample adds; None: there is no forecast.
         spread: the peak varies evenly between itself and this share more.
+        num_workers: what the modelled DataLoader has; None: there is none.
+        loading_seconds: what it takes to load a sample, divided among the workers.
         events: called before each request; may raise or return an attempt in place of the modelled one.
         requests: every request so far.
     """
@@ -41,6 +54,8 @@ class FakeExecutor:
     dataset_size: int | None = None
     smallest_batch_size: int = 1
     forecast_error: float | None = None
+    num_workers: int | None = None
+    loading_seconds: float = 0.0
     seed: int = 0
     events: Callable[[Request], Attempt | None] = lambda _: None
     requests: list[Request] = field(default_factory=list)
@@ -60,6 +75,7 @@ class FakeExecutor:
                 smallest_batch_size=self.smallest_batch_size,
                 batch_description="float32[1]",
                 can_accumulate=True,
+                num_workers=self.num_workers,
             ),
             environment=FAKE_ENVIRONMENT,
             budget_bytes=self.budget_bytes,
@@ -80,6 +96,8 @@ class FakeExecutor:
         if isinstance(request, ContestRequest):
             rounds = [tuple(self._step(size) for size in request.batch_sizes) for _ in range(9)]
             return Attempt(outcome=Outcome.FITS, contest=Contest(batch_sizes=request.batch_sizes, rounds=tuple(rounds)))
+        if isinstance(request, FeedRequest):
+            return Attempt(outcome=Outcome.FITS, feeding=self._feeding(request))
         peak = self._peak(request.batch_size)
         if request.enforce and peak > 1.2 * self.budget_bytes:
             return Attempt(
@@ -99,6 +117,17 @@ class FakeExecutor:
         slope = self.bytes_per_sample * (1 + self.forecast_error)
         footprints = tuple(_footprint(size, round(slope * size)) for size in sizes)
         return Attempt(outcome=Outcome.FITS, forecast=Forecast(rules=request.rules, footprints=footprints))
+
+    def _feeding(self, request: FeedRequest) -> Feeding:
+        """Without workers a step and its loading follow each other; with them, the slower one decides."""
+        step = self._step(request.batch_size)
+        load = self.loading_seconds * request.batch_size
+        feeds = [(n, max(step, load / n) if n else step + load) for n in request.num_workers]
+        return Feeding(
+            batch_size=request.batch_size,
+            from_memory_seconds=(step,),
+            feeds=tuple(Feed(num_workers=n, step_seconds=(seconds,)) for n, seconds in feeds),
+        )
 
     def _peak(self, batch_size: int) -> int:
         modelled = self.base_bytes + self.bytes_per_sample * batch_size

@@ -86,6 +86,10 @@ class Live:
         """Say which sizes are timed against each other."""
         self._begin(f"timing {', '.join(map(format_count, batch_sizes))} against each other")
 
+    def feeding_started(self, num_workers: tuple[int, ...]) -> None:
+        """Say with how many workers."""
+        self._begin(f"timing the DataLoader with {', '.join(map(str, num_workers))} workers")
+
     def warned(self, text: str) -> None:
         """Write the warning."""
         self._line(f"warning: {text}", style="yellow")

@@ -35,8 +35,12 @@ def markdown(results: Sequence[Result]) -> str:
 def _single(result: ResultSheet) -> Iterator[str]:
     yield f"### {escaped(result.label)}"
     yield f"**{escaped(result.headline)}** {escaped(result.details)}"
+    if result.data:
+        yield f"**Data:** {escaped(result.data)}"
     yield from _warnings(result)
     yield _table(result.sizes)
+    if result.workers is not None:
+        yield _table(result.workers)
     yield from _folded(result)
 
 
@@ -44,9 +48,9 @@ def _several(report: Sheet) -> Iterator[str]:
     yield f"### {escaped(report.title)}"
     yield _table(report.comparisons[0])
     for result in report.results:
-        yield f"**{escaped(result.label)}**: {escaped(result.headline)}"
+        yield f"**{escaped(result.label)}**: {escaped(result.headline)} {escaped(result.data)}".rstrip()
         yield from _warnings(result)
-        yield from _folded(result, result.sizes)
+        yield from _folded(result, *filter(None, (result.sizes, result.workers)))
 
 
 def _warnings(result: ResultSheet) -> Iterator[str]:

@@ -14,8 +14,15 @@ from autotune.breakdown import breakdown
 from autotune.reports.labels import labels
 from autotune.reports.reproduce import Recipe, recipe
 from autotune.reports.rows import row_of
-from autotune.reports.sheet_tables import Table, comparison_table, sizes_table, speeds_table, trials_table
-from autotune.reports.words import advice, answer, cautions, forecast_quality, printable
+from autotune.reports.sheet_tables import (
+    Table,
+    comparison_table,
+    sizes_table,
+    speeds_table,
+    trials_table,
+    workers_table,
+)
+from autotune.reports.words import advice, answer, cautions, feeding, forecast_quality, printable
 from autotune.result import Result
 from autotune.spec import Mode
 from autotune.units import format_bytes, format_count, format_rate, format_seconds, format_share
@@ -35,7 +42,8 @@ class Fact:
 class ResultSheet:
     """One result. `headline` is the answer in one sentence, `details` the rest of the paragraph.
 
-    `numbers` are the two that a reader copies: the recommended batch size, and the largest, called what it is.
+    `numbers` are the two that a reader copies: the recommended batch size, and the largest, called what it is. `data`
+    tells how the DataLoader keeps up, `workers` in figures where several numbers of workers were timed.
     """
 
     label: str
@@ -47,8 +55,10 @@ class ResultSheet:
     snippet: str
     sizes: Table
     trials: Table
+    workers: Table | None
     environment: tuple[Fact, ...]
     warnings: tuple[str, ...]
+    data: str
     advice: tuple[str, ...]
     recipe: Recipe
 
@@ -95,8 +105,10 @@ def result_sheet(result: Result, label: str) -> ResultSheet:
         snippet=_snippet(result),
         sizes=sizes_table(result),
         trials=trials_table(result),
+        workers=workers_table(result),
         environment=tuple(_environment(result)),
         warnings=cautions(result),
+        data=feeding(result),
         advice=advice(result),
         recipe=recipe(result),
     )
@@ -125,7 +137,8 @@ def _largest_is(result: Result) -> str:
 
 def _snippet(result: Result) -> str:
     shuffle = ", shuffle=True" if result.spec.mode is Mode.TRAIN else ""
-    return f"DataLoader(dataset, batch_size={result.batch_size}{shuffle})"
+    workers = f", num_workers={result.num_workers}" if result.num_workers else ""
+    return f"DataLoader(dataset, batch_size={result.batch_size}{shuffle}{workers})"
 
 
 def _facts(result: Result) -> Iterator[Fact]:

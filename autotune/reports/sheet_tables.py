@@ -124,6 +124,27 @@ def _epoch_cells(result: Result, row: Row) -> dict[str, Cell]:
     }
 
 
+def workers_table(result: Result) -> Table | None:
+    """One row a number of workers of the DataLoader; None where fewer than two were timed."""
+    fed = result.feeding
+    if fed is None or len(fed.feeds) < 2:
+        return None
+    counts = [feed.num_workers for feed in fed.feeds]
+    return _table(
+        f"Batch size {format_count(fed.batch_size)}, fed by the DataLoader",
+        [
+            {
+                "num_workers": _count(feed.num_workers),
+                "samples/s": _cell(fed.batch_size / feed.mean_seconds, format_number),
+                "step time": _cell(feed.mean_seconds, format_seconds),
+                "data's share": _cell(fed.waiting_fraction(feed), format_share),
+            }
+            for feed in fed.feeds
+        ],
+        marked_row=counts.index(fed.best(result.spec.tolerance).num_workers),
+    )
+
+
 def trials_table(result: Result) -> Table:
     """One row a trial, in the order in which they ran."""
     has_forecast = any(trial.forecast_bytes is not None for trial in result.trials)

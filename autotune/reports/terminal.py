@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autotune.reports.rows import Row, batches_per_epoch, epoch_seconds, rows
-from autotune.reports.words import advice, answer, cautions, forecast_quality, printable, verdict
+from autotune.reports.words import advice, answer, cautions, feeding, forecast_quality, printable, verdict
 from autotune.result import Result
 from autotune.units import format_bytes, format_count, format_number, format_seconds, format_share
 
@@ -53,6 +53,7 @@ def gap_columns(width: int) -> int:
 def report(result: Result, width: int) -> RenderableType:
     """The whole report for a console `width` columns wide: what ran, the table, the answer and the cautions."""
     parts: list[RenderableType] = [_heading(result), Text(), table(result, width), Text(), Text(answer(result))]
+    parts += [Text.assemble(("Data: ", "bold"), text) for text in filter(None, [feeding(result)])]
     parts += [Text.assemble(("Caution: ", "bold yellow"), caution) for caution in cautions(result)]
     parts += [Text.assemble(("Advice: ", "bold"), text) for text in advice(result)]
     return Group(*parts)

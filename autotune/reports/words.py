@@ -7,11 +7,12 @@ an estimate is called one: what was measured, what is a bound and what is unknow
 from __future__ import annotations
 
 from collections.abc import Iterator
+from statistics import fmean
 
 from autotune.reports.rows import Row, batches_per_epoch, epoch_seconds, row_of
 from autotune.result import AccumulationPlan, Edge, Result, StopReason, TargetAnswer
 from autotune.stats import median
-from autotune.trial import Evidence, Outcome, Trial
+from autotune.trial import Evidence, Feeding, Outcome, Trial
 from autotune.units import format_bytes, format_count, format_number, format_rate, format_seconds, format_share
 
 _WHAT_BECAME = {
@@ -66,9 +67,9 @@ def verdict(row: Row, result: Result) -> str:
 
 
 def paragraph(result: Result) -> str:
-    """The answer in one paragraph, then each caution and each piece of advice on a line of its own."""
+    """The answer in one paragraph, then the data, each caution and each piece of advice on a line of its own."""
     lines = [f"Caution: {caution}" for caution in cautions(result)] + [f"Advice: {text}" for text in advice(result)]
-    return "\n".join([answer(result), *lines])
+    return "\n".join([*filter(None, [answer(result), feeding(result)]), *lines])
 
 
 def answer(result: Result) -> str:
@@ -90,6 +91,35 @@ def cautions(result: Result) -> tuple[str, ...]:
 def advice(result: Result) -> tuple[str, ...]:
     """What a change of the batch size means for training; one line each."""
     return tuple(map(printable, result.advice))
+
+
+MUCH_WAITING = 0.10
+"""The share of a step from which waiting for data deserves a remedy."""
+
+
+def feeding(result: Result) -> str:
+    """How the caller's DataLoader keeps up with the batch size recommended; empty where that was not timed."""
+    return printable(" ".join(_feeding(result.feeding, result))) if result.feeding is not None else ""
+
+
+def _feeding(fed: Feeding, result: Result) -> Iterator[str]:
+    best = fed.best(result.spec.tolerance)
+    speed, share = format_rate(fed.batch_size / best.mean_seconds), fed.waiting_fraction(best)
+    workers = f"{best.num_workers} worker{'' if best.num_workers == 1 else 's'}"
+    memory = format_rate(fed.batch_size / fmean(fed.from_memory_seconds))
+    if len(fed.feeds) > 1:
+        numbers = ", ".join(str(feed.num_workers) for feed in fed.feeds)
+        yield f"Use num_workers={best.num_workers}, of {numbers} the fewest that are about as fast as any."
+    yield f"Fed by a DataLoader with {workers} it processes {speed}, from memory {memory}, timed in turns:"
+    yield f"data takes {format_share(share)} of each step."
+    if share < MUCH_WAITING:
+        return
+    if dataset_size := result.workload.dataset_size:
+        seconds = dataset_size / fed.batch_size * best.mean_seconds
+        yield f"So an epoch takes about {format_seconds(seconds)}."
+    yield "The data is the bottleneck, not the batch size" + (
+        "; --tune-workers finds out whether other numbers of workers help." if len(fed.feeds) == 1 else "."
+    )
 
 
 def _sentences(result: Result) -> Iterator[str]:

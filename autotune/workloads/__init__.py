@@ -6,7 +6,7 @@ other files here (`modelfile`, `imported`, `live`), how a plain torch loop is ma
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,9 @@ class Workload:
             None where the loop is the user's own.
         training: how the caller trains now, as far as that is known; advice rests on it.
         is_fork_safe: False where building it starts threads that a fork would not bring along.
+        make_loader: `make_loader(batch_size, num_workers)` returns what training would iterate over, such as a
+            DataLoader, for one epoch of whole batches; None where the data is not read by one.
+        num_workers: how many workers the caller's own loader has.
     """
 
     make_batch: Callable[[int], Any]
@@ -46,6 +49,8 @@ class Workload:
     accumulated_step: Callable[[list[Any]], Any] | None = None
     training: Training | None = None
     is_fork_safe: bool = True
+    make_loader: Callable[[int, int], Iterable[Any]] | None = None
+    num_workers: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

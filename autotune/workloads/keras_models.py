@@ -49,6 +49,8 @@ def workload_of(parts: LiveParts, options: BuildOptions) -> Workload:
         model=model if on_torch else None,
         name=parts.name,
         dataset_size=source.dataset_size,
+        make_loader=source.make_loader,
+        num_workers=source.loading.num_workers,
         assumptions=(*source.assumptions, *version_note("keras", TESTED)),
         is_fork_safe=on_torch,
     )

@@ -14,14 +14,14 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import cloudpickle
-from torch.utils.data import DataLoader
 from torch.utils.hooks import RemovableHandle
 
 from autotune.errors import UsageError
 from autotune.workloads import BuildOptions, Workload
 from autotune.workloads.frameworks import adapter_of
+from autotune.workloads.loaders import Loading, unwrapped
 from autotune.workloads.plain import Parts, assemble, built
-from autotune.workloads.sources import source_of, unwrap_loader
+from autotune.workloads.sources import source_of
 from autotune.workloads.tracebacks import one_line
 
 
@@ -40,7 +40,7 @@ class LiveParts:
         training_step: `training_step(batch)`, the caller's own loop.
         inference_step: `inference_step(batch)`, likewise.
         trainer: a framework's own trainer, whose settings count, where it is not the model itself.
-        batch_size: what the caller's loader has now, where it was one.
+        loading: how the caller's DataLoader reads, where the data was taken out of one.
         name: shown in reports.
     """
 
@@ -52,7 +52,7 @@ class LiveParts:
     collate_fn: Callable[[list[Any]], Any] | None = None
     training_step: Callable[[Any], Any] | None = None
     inference_step: Callable[[Any], Any] | None = None
-    batch_size: int | None = None
+    loading: Loading | None = None
     name: str = "live model"
 
 
@@ -65,15 +65,15 @@ OTHER_REMEDY = "Pass a function that builds what it needs within itself."
 
 
 def pack(parts: LiveParts) -> bytes:
-    """The parts as bytes for another process. A DataLoader goes as its dataset and collate_fn.
+    """The parts as bytes for another process. A DataLoader goes as what it is made of.
 
     Raises:
         UsageError: a part cannot be pickled; says which, and what to pass instead.
     """
     if adapter := adapter_of(parts.model):
         parts = adapter.portable(parts)
-    data, collate_fn = unwrap_loader(parts.data, parts.collate_fn)
-    parts = replace(parts, data=data, collate_fn=collate_fn, batch_size=_batch_size(parts))
+    data, collate_fn, loading = unwrapped(parts.data, parts.collate_fn)
+    parts = replace(parts, data=data, collate_fn=collate_fn, loading=loading or parts.loading)
     try:
         return bytes(cloudpickle.dumps((RemovableHandle.next_id, parts)))
     except Exception as error:  # whatever a user's __reduce__ raises
@@ -82,10 +82,6 @@ def pack(parts: LiveParts) -> bytes:
             f"The {culprit} cannot be sent to another process: {one_line(error)}",
             remedy=REMEDIES.get(culprit, OTHER_REMEDY),
         ) from error
-
-
-def _batch_size(parts: LiveParts) -> int | None:
-    return parts.data.batch_size if isinstance(parts.data, DataLoader) else parts.batch_size
 
 
 def _unpicklable(parts: LiveParts) -> str:
@@ -118,13 +114,12 @@ def from_live(parts: LiveParts, options: BuildOptions) -> Workload:
     return assemble(
         Parts(
             name=parts.name,
-            source=source_of(parts.data, parts.collate_fn),
+            source=source_of(parts.data, parts.collate_fn, parts.loading),
             model=parts.model,
             loss=parts.loss,
             optimizer=parts.optimizer,
             training_step=parts.training_step,
             inference_step=parts.inference_step,
-            batch_size=_batch_size(parts),
         ),
         options,
     )

@@ -45,7 +45,6 @@ class Parts:
         optimizer: an optimizer of the model's parameters, or a function of the parameters that returns one.
         training_step: the user's own step, instead of the standard one.
         inference_step: likewise.
-        batch_size: what the caller's own loader has now, if there is one.
     """
 
     name: str
@@ -55,7 +54,6 @@ class Parts:
     optimizer: Any = None
     training_step: Callable[[Any], Any] | None = None
     inference_step: Callable[[Any], Any] | None = None
-    batch_size: int | None = None
 
 
 def assemble(parts: Parts, options: BuildOptions) -> Workload:
@@ -107,6 +105,8 @@ def _own_loop(parts: Parts, step: Callable[[Any], Any], options: BuildOptions) -
         name=parts.name,
         dataset_size=parts.source.dataset_size,
         assumptions=parts.source.assumptions,
+        make_loader=parts.source.make_loader,
+        num_workers=parts.source.loading.num_workers,
     )
 
 
@@ -171,7 +171,9 @@ def _standard_loop(parts: Parts, options: BuildOptions) -> Workload:
         name=parts.name,
         dataset_size=parts.source.dataset_size,
         assumptions=(*parts.source.assumptions, *assumptions),
-        training=None if parts.optimizer is None else training_of(optimizer, parts.batch_size),
+        training=None if parts.optimizer is None else training_of(optimizer, parts.source.loading.batch_size),
+        make_loader=parts.source.make_loader,
+        num_workers=parts.source.loading.num_workers,
     )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from autotune.errors import UsageError
 from autotune.workloads.batches import describe, is_sequence, parts, shape_of
+from autotune.workloads.loaders import Loading, loader_of, unwrapped
 from autotune.workloads.tracebacks import blame, one_line
 
 SCAN_SAMPLES = 256
@@ -38,32 +39,44 @@ MOST_COLUMNS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Makes batches. `dataset_size` is in samples, None where unknown; `assumptions` are told to the user."""
+    """Makes batches. `dataset_size` is in samples, None where unknown; `assumptions` are told to the user.
+
+    `make_loader(batch_size, num_workers)` makes a DataLoader that reads as the caller's does, as `loading` has it; None
+    where the data is not read by one.
+    """
 
     make_batch: Callable[[int], Any]
     dataset_size: int | None = None
     assumptions: tuple[str, ...] = ()
+    make_loader: Callable[[int, int], DataLoader[Any]] | None = None
+    loading: Loading = field(default_factory=Loading)
 
 
-def source_of(data: Any, collate_fn: Callable[[list[Any]], Any] | None = None) -> Source:
+def source_of(
+    data: Any, collate_fn: Callable[[list[Any]], Any] | None = None, loading: Loading | None = None
+) -> Source:
     """The source that any kind of data is.
 
     Args:
         data: a Dataset or DataLoader; a tensor, or a tuple, list or mapping of tensors or arrays with equal
             first sizes (the whole dataset); a sequence or iterable of samples; or a function of the batch size.
         collate_fn: makes a batch of a list of samples, as for a DataLoader; torch's own where None.
+        loading: how a DataLoader reads it, where the data was taken out of one.
 
     Raises:
         UsageError: it is none of these, is empty, or its samples cannot be stacked.
         WorkloadError: reading a sample raised.
     """
-    data, collate_fn = unwrap_loader(data, collate_fn)
+    data, collate_fn, found = unwrapped(data, collate_fn)
+    loading = found or loading or Loading()
     if _is_columns(data):
         return _from_columns(data)
     if isinstance(data, Mapping):
         raise _unknown(data)
     if not isinstance(data, IterableDataset) and hasattr(data, "__getitem__"):
-        return _from_map(data, collate_fn)
+        return _read_by_loader(_from_map(data, collate_fn), data, collate_fn, loading)
+    if isinstance(data, IterableDataset):
+        return _read_by_loader(_from_iterable(data, collate_fn), data, collate_fn, loading)
     if isinstance(data, Iterable):
         return _from_iterable(data, collate_fn)
     if callable(data):
@@ -80,22 +93,10 @@ def from_sample(sample: Any, collate_fn: Callable[[list[Any]], Any] | None = Non
     )
 
 
-def unwrap_loader(
-    data: Any, collate_fn: Callable[[list[Any]], Any] | None
-) -> tuple[Any, Callable[[list[Any]], Any] | None]:
-    """A DataLoader's dataset and collate_fn: its workers and its batch size have no part in a step.
-
-    Raises:
-        UsageError: the loader's dataset makes whole batches itself.
-    """
-    if not isinstance(data, DataLoader):
-        return data, collate_fn
-    if data.batch_sampler is None and data.batch_size is None:
-        raise UsageError(
-            "The DataLoader has batch_size=None: its dataset yields whole batches, whose size is fixed.",
-            remedy="Give the data as a function that returns a batch of any size: make_batch(batch_size).",
-        )
-    return data.dataset, collate_fn or data.collate_fn
+def _read_by_loader(
+    source: Source, dataset: Any, collate_fn: Callable[[list[Any]], Any] | None, loading: Loading
+) -> Source:
+    return replace(source, make_loader=loader_of(dataset, collate_fn, loading), loading=loading)
 
 
 def _unknown(data: Any) -> UsageError:

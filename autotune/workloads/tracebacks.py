@@ -48,8 +48,13 @@ def is_import_machinery(frame: traceback.FrameSummary) -> bool:
 
 
 def one_line(error: BaseException) -> str:
-    """The type and the first line of the text, such as "ValueError: math domain error"."""
+    """The type and the first line of the text, such as "ValueError: math domain error".
+
+    The text of an error in a DataLoader's worker is a whole traceback there; its last line says what was raised.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and "in DataLoader worker process" in lines[0]:
+        return lines[-1]
     name = type(error).__name__
     return f"{name}: {lines[0]}" if lines else name
 

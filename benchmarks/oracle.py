@@ -33,6 +33,7 @@ from os import sysconf
 from pathlib import Path
 from typing import IO, Any
 
+from benchmarks import steps
 from benchmarks.steps import Observed, Order, run_steps
 from benchmarks.suite import MIB, Entry, chosen
 
@@ -202,8 +203,9 @@ def _tail(file: IO[str], characters: int = 4000) -> str:
 
 
 def _identity(order: Order) -> dict[str, Any]:
-    """What makes two runs the same run: the workload's text stands for its path."""
-    content = sha256(Path(order.path).read_bytes()).hexdigest()[:16]
+    """What makes two runs the same run: the workload's text, and that of the steps, stand for their paths."""
+    texts = Path(order.path).read_bytes() + Path(steps.__file__).read_bytes()
+    content = sha256(texts).hexdigest()[:16]
     return {**asdict(order), "path": Path(order.path).name, "content": content, "torch": version("torch")}
 
 

@@ -52,24 +52,26 @@ def run_steps(order: Order) -> Observed:
 def timed_steps(workload: Any, order: Order) -> tuple[float, ...]:
     """Wall seconds of each step; making the batch and moving it are not timed.
 
-    As in a loop over a DataLoader, the batch before is still held while the next is made.
+    As in a loop over a DataLoader, the batch before is still held while the next is made, and let go then.
     """
     seconds, batch = [], None
     for _ in range(order.steps):
-        batch, elapsed = one_step(workload, order)
-        seconds.append(elapsed)
-    del batch
+        batch = new_batch(workload, order)
+        seconds.append(step_seconds(workload, order, batch))
     return tuple(seconds)
 
 
-def one_step(workload: Any, order: Order, batch: Any = None) -> tuple[Any, float]:
-    """One step, on a new batch where none is given: the batch, and the step's wall seconds."""
-    import torch
-
+def new_batch(workload: Any, order: Order) -> Any:
+    """A batch of the size ordered, on the order's device."""
     from autotune.workloads.batches import move
 
-    if batch is None:
-        batch = move(workload.make_batch(order.batch_size), order.device)
+    return move(workload.make_batch(order.batch_size), order.device)
+
+
+def step_seconds(workload: Any, order: Order, batch: Any) -> float:
+    """One step on a batch: its wall seconds."""
+    import torch
+
     run = workload.training_step if order.mode == "train" else workload.inference_step
     wait = torch.cuda.synchronize if order.device.startswith("cuda") else _no_wait
     wait()
@@ -77,7 +79,7 @@ def one_step(workload: Any, order: Order, batch: Any = None) -> tuple[Any, float
     with torch.inference_mode() if order.mode == "inference" else nullcontext():
         run(batch)
     wait()
-    return batch, time.perf_counter() - start
+    return time.perf_counter() - start
 
 
 def _no_wait() -> None:

@@ -23,7 +23,7 @@ from statistics import geometric_mean, median
 from benchmarks.oracle import DEFAULT_CACHE, RunFailedError, oracle_for
 from benchmarks.probing import ProbeFailedError, probe
 from benchmarks.recording import RESULTS, Cells, Recording, Row
-from benchmarks.steps import Order, build, one_step
+from benchmarks.steps import Order, build, new_batch, step_seconds
 from benchmarks.suite import MIB, Entry, chosen
 
 PROCESSES = 3
@@ -89,12 +89,12 @@ def timed(order: Order, sizes: Sequence[int], rounds: int) -> Rounds:
 
 def _turn(workload: object, order: Order) -> Callable[[], float]:
     """A function that takes one turn at a batch size and returns its samples per second."""
-    batch, _ = one_step(workload, order)
-    _, seconds = one_step(workload, order, batch)
-    steps = max(1, math.ceil(TURN_SECONDS / seconds))
+    batch = new_batch(workload, order)
+    step_seconds(workload, order, batch)  # the first is another one: it makes the optimizer's state
+    steps = max(1, math.ceil(TURN_SECONDS / step_seconds(workload, order, batch)))
 
     def turn() -> float:
-        return order.batch_size * steps / sum(one_step(workload, order, batch)[1] for _ in range(steps))
+        return order.batch_size * steps / sum(step_seconds(workload, order, batch) for _ in range(steps))
 
     return turn
 

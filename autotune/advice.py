@@ -37,13 +37,17 @@ RULES = {"sgd": LINEAR, "adam": SQUARE_ROOT, "lamb": SQUARE_ROOT, "rmsprop": SQU
 
 
 def advice(training: Training | None, batch_size: int) -> tuple[str, ...]:
-    """What to think of when the batch size changes to this; nothing where it stays, or too little is known.
+    """What to think of when the batch size changes to this; in general, where the present one is not known.
 
     Args:
         training: how the caller trains now.
-        batch_size: the one recommended.
+        batch_size: the one recommended; the caller accumulates as many of them as before.
     """
-    if training is None or training.batch_size in (None, batch_size):
+    if training is None:
+        return ()
+    if training.batch_size is None:
+        return (_in_general(training.optimizer),)
+    if training.batch_size == batch_size * training.accumulation_steps:
         return ()
     return tuple(_advice(training, training.batch_size, batch_size))
 
@@ -53,15 +57,28 @@ def rule_of(optimizer: str) -> Rule | None:
     return next((rule for part, rule in RULES.items() if part in optimizer.lower()), None)
 
 
-def _advice(training: Training, now: int, then: int) -> Iterator[str]:
-    """Args: the samples that a step of the optimizer sees now, and would see then."""
-    if then < now and now % then == 0:
+def _in_general(optimizer: str) -> str:
+    rule = rule_of(optimizer)
+    if rule is None:
+        return f"If this changes your batch size, tune the learning rate: no rule for that of {optimizer} is known."
+    return (
+        f"If this changes your batch size, the learning rate of {optimizer} changes {rule.words}, up to a factor of "
+        f"{rule.most:.0f} either way ({rule.source}). Try half and double of it, too."
+    )
+
+
+def _advice(training: Training, now: int, batch_size: int) -> Iterator[str]:
+    """Args: how training goes, the samples that a step of the optimizer sees now, and the batch size recommended."""
+    steps = training.accumulation_steps
+    then = batch_size * steps
+    if batch_size < now and now % batch_size == 0:
         yield (
-            f"To train exactly as with {format_count(now)}, accumulate the gradients of {now // then} batches of "
-            f"{format_count(then)}; then the learning rate stays as it is."
+            f"To train exactly as with {format_count(now)}, accumulate the gradients of {now // batch_size} batches of "
+            f"{format_count(batch_size)}; then the learning rate stays as it is."
         )
     rule, ratio = rule_of(training.optimizer), then / now
-    changed = f"from {format_count(now)} to {format_count(then)}"
+    product = f", {steps} x {format_count(batch_size)}" if steps > 1 else ""
+    changed = f"from {format_count(now)} to {format_count(then)}{product}"
     if rule is None:
         name = training.optimizer
         yield f"The batch size changes {changed}: no rule for the learning rate of {name} is known; tune it."

@@ -40,6 +40,14 @@ class Bench:
     smallest_batch_size: int = 1
     single_steps: bool = False
 
+    @property
+    def accumulation_steps(self) -> int:
+        """Batches in a step of the optimizer: two where the caller accumulates more.
+
+        Gradients lie beside the second batch as they do beside any later one, so the peak is the same.
+        """
+        return min(self.workload.accumulation_steps, 2) if self.mode == "train" else 1
+
     def warm_up(self) -> None:
         """Three steps at the smallest batch size: the first makes the optimizer's state, the others use it."""
         step = Step(self, self.smallest_batch_size)
@@ -65,10 +73,10 @@ class Bench:
 class Step:
     """One step of a bench at one batch size, run as often as it is called, on a batch that can be renewed."""
 
-    def __init__(self, bench: Bench, batch_size: int, accumulation_steps: int = 1) -> None:
-        """Make the first batch, or one for each micro-batch that an optimizer step accumulates."""
+    def __init__(self, bench: Bench, batch_size: int, accumulation_steps: int | None = None) -> None:
+        """Make the first batch, or one for each micro-batch that an optimizer step accumulates: as the caller does."""
         self._bench, self._size = bench, batch_size
-        self._count = accumulation_steps
+        self.accumulation_steps = accumulation_steps or bench.accumulation_steps
         self._run = self._runner()
         self._batches: list[Any] = []
         self._is_checked = False
@@ -76,7 +84,7 @@ class Step:
 
     def renew(self) -> None:
         """Make a new batch while the old one is held, as a loop over a DataLoader does."""
-        self._batches = [self._bench.batch(self._size) for _ in range(self._count)]
+        self._batches = [self._bench.batch(self._size) for _ in range(self.accumulation_steps)]
 
     def __call__(self) -> Any:
         """Run one step; the first time, see to it that the model gets the whole batch."""
@@ -88,7 +96,7 @@ class Step:
 
     def _runner(self) -> Callable[[list[Any]], Any]:
         bench, accumulated_step = self._bench, self._bench.workload.accumulated_step
-        if self._count == 1:
+        if self.accumulation_steps == 1:
             return lambda batches: bench.run(batches[0])
         if accumulated_step is None:
             raise ValueError("this workload's loop is the user's own and cannot accumulate")
@@ -162,6 +170,6 @@ def workload_facts(bench: Bench) -> WorkloadFacts:
         batch_description=describe(workload.make_batch(smallest)),
         assumptions=workload.assumptions + grown,
         can_accumulate=workload.accumulated_step is not None,
-        training=workload.training,
+        training=workload.training() if callable(workload.training) else workload.training,
         num_workers=None if workload.make_loader is None else workload.num_workers,
     )

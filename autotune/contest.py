@@ -50,9 +50,10 @@ def turn_of(bench: Bench, batch_size: int) -> Turn:
 
 
 def _mean_seconds(step: Step, bench: Bench, steps: int) -> float:
+    """Of a batch: a step of the optimizer may accumulate several."""
     bench.device.synchronize()
     start = time.perf_counter()
     for _ in range(steps):
         step()
     bench.device.synchronize()
-    return (time.perf_counter() - start) / steps
+    return (time.perf_counter() - start) / (steps * step.accumulation_steps)

@@ -46,10 +46,10 @@ def measure(bench: Bench, request: TrialRequest) -> Measurement:
     warmed_up = time.perf_counter()
     device.start_conditions()
     timed = _timed(step, bench, effort)
-    samples = timed.steps * request.batch_size * request.accumulation_steps
+    samples = timed.steps * request.batch_size * step.accumulation_steps
     return Measurement(
         batch_size=request.batch_size,
-        accumulation_steps=request.accumulation_steps,
+        accumulation_steps=step.accumulation_steps,
         step_seconds=tuple(timed.wall_seconds),
         cpu_seconds=tuple(timed.cpu_seconds),
         warmup_steps=effort.warmup_steps,

@@ -48,10 +48,18 @@ def tuned_arguments(trainer: Trainer, *, effective_batch_size: int | None = None
     effective = effective_batch_size or args.per_device_train_batch_size * args.gradient_accumulation_steps
     if effective < 1:
         raise UsageError(f"effective_batch_size={effective} is not a positive number.", remedy="Give one, or None.")
-    result = find_batch_size(trainer, max_batch_size=effective, **options)
+    result = find_batch_size(_without_accumulation(trainer), max_batch_size=effective, **options)
     args.per_device_train_batch_size, args.gradient_accumulation_steps = fitting_split(trainer, result, effective)
     args.per_device_eval_batch_size = find_batch_size(trainer, mode="inference", **options).batch_size
     return args
+
+
+def _without_accumulation(trainer: Trainer) -> Trainer:
+    """A Trainer of the same parts whose steps have one batch: how many are accumulated is what is asked here."""
+    alike = copy.copy(trainer)
+    alike.args = copy.copy(trainer.args)
+    alike.args.gradient_accumulation_steps = 1
+    return alike
 
 
 def fitting_split(trainer: Trainer, result: Result, effective_batch_size: int) -> tuple[int, int]:

@@ -201,11 +201,15 @@ class Environment(Record, frozen=True):
 
 
 class Training(Record, frozen=True):
-    """How the caller trains now. `batch_size` counts the samples of one step of the optimizer; None where unknown."""
+    """How the caller trains now.
+
+    `batch_size` counts the samples of one step of the optimizer, all that it accumulates; None where unknown.
+    """
 
     optimizer: str
     learning_rate: float | None = None
     batch_size: int | None = None
+    accumulation_steps: int = 1
 
 
 class WorkloadFacts(Record, frozen=True):

@@ -41,7 +41,22 @@ def test_an_optimizer_without_a_rule_is_named() -> None:
     assert rule_of("adamw_torch") is rule_of("NAdam") is not None
 
 
-@pytest.mark.parametrize("training", [None, Training("AdamW", 1e-3), Training("AdamW", 1e-3, 64)])
+def test_where_the_present_batch_size_is_unknown_the_rule_is_given_with_its_range_and_source() -> None:
+    (text,) = advice(Training("AdamW", 1e-3), 64)
+    assert "with the square root" in text and "factor of 16" in text and "2205.10287" in text
+    (text,) = advice(Training("Lion", 1e-3), 64)
+    assert "no rule for that of Lion" in text
+
+
+def test_what_is_accumulated_counts_as_one_batch() -> None:
+    (text,) = advice(Training("AdamW", 1e-3, 32, 4), 32)
+    assert "from 32 to 128, 4 x 32" in text and "from 0.001 to 0.002" in text
+    accumulate, _ = advice(Training("AdamW", 1e-3, 32, 4), 16)
+    assert "accumulate the gradients of 2 batches of 16" in accumulate
+    assert advice(Training("AdamW", 1e-3, 32, 4), 8) == ()
+
+
+@pytest.mark.parametrize("training", [None, Training("AdamW", 1e-3, 64)])
 def test_where_nothing_changes_or_nothing_is_known_nothing_is_said(training: Training | None) -> None:
     assert advice(training, 64) == ()
 

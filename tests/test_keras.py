@@ -86,6 +86,13 @@ def test_the_model_stays_as_it_is_and_training_goes_on_alike() -> None:
     assert same(*ends)
 
 
+def test_the_optimizer_is_known_and_the_batch_size_where_data_comes_in_batches() -> None:
+    x, y = np.zeros((64, 4), "float32"), np.zeros(64, "int64")
+    (text,) = find_batch_size(mlp(), x, y, max_batch_size=2, **QUICK).advice
+    assert "If this changes your batch size" in text and "2205.10287" in text
+    assert find_batch_size(mlp(), Batches(), max_batch_size=2, **QUICK).workload.training.batch_size == 32
+
+
 def test_a_step_is_that_of_fit() -> None:
     """The copy in another process, as it is unpickled there, takes the very steps that `fit` takes."""
     theirs = mlp()

@@ -21,6 +21,7 @@ import lightning.pytorch as pl
 from autotune import UsageError, WorkloadError, find_batch_size
 from autotune.lightning import BatchSizeAutotuner
 from autotune.spec import FileWorkload
+from autotune.trial import Training
 from autotune.workloads import BuildOptions
 from autotune.workloads.live import LiveParts, from_live, pack, unpack
 from autotune.workloads.opening import build_workload
@@ -178,6 +179,15 @@ def _of(lightning: Any) -> tuple[Any, Any]:
         setup, train_dataloader, val_dataloader = Data.setup, Data.train_dataloader, Data.val_dataloader
 
     return OtherNet(), OtherData()
+
+
+def test_a_trial_accumulates_as_the_trainer_does_and_the_optimizer_is_known() -> None:
+    trainer = pl.Trainer(max_epochs=1, accumulate_grad_batches=4, **BARE)
+    result = find_batch_size(Net(), Data(batch_size=8), trainer=trainer, start=4, max_batch_size=4, **QUICK)
+    assert {trial.measurement.accumulation_steps for trial in result.trials if trial.measurement} == {2}
+    assert result.workload.training == Training("AdamW", 1e-2, 32, 4)
+    assert any("from 32 to 16, 4 x 4" in text for text in result.advice)
+    assert result.num_workers == 0  # the DataLoader's
 
 
 def test_validation_runs_without_gradients() -> None:

@@ -102,6 +102,13 @@ def test_training_after_finding_a_batch_size_ends_where_it_ends_without(tmp_path
     assert_same(weights(first.model), weights(second.model))
 
 
+def test_a_trial_accumulates_as_the_trainer_does_and_its_loader_is_timed(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, gradient_accumulation_steps=4, dataloader_num_workers=1)
+    result = find_batch_size(trainer, start=4, max_batch_size=4, **QUICK)
+    assert {trial.measurement.accumulation_steps for trial in result.trials if trial.measurement} == {2}
+    assert result.num_workers == 1
+
+
 @pytest.mark.parametrize("micro_batches", [1, 2])
 def test_a_step_is_the_trainers_own(tmp_path: Path, micro_batches: int) -> None:
     """The same batches, the same number of steps, and the weights are the same bit for bit."""

@@ -31,12 +31,13 @@ class Effort(Record, frozen=True):
 class TrialRequest(Record, frozen=True, tag="trial"):
     """Run this batch size. `fresh_process` asks for a new interpreter, not a forked child.
 
-    `enforce=False` lifts the limits that make the budget real, to see how much a size would need.
+    `enforce=False` lifts the limits that make the budget real, to see how much a size would need. A step accumulates as
+    many batches as the caller's does where `accumulation_steps` is None.
     """
 
     batch_size: int
     effort: Effort
-    accumulation_steps: int = 1
+    accumulation_steps: int | None = None
     fresh_process: bool = False
     enforce: bool = True
     timeout_seconds: float = 300.0
@@ -75,7 +76,7 @@ class ForecastRequest(Record, frozen=True, tag="forecast"):
         rules: whose memory.
         precision: in place of the spec's; None leaves that.
         checkpointing: with the model's activation checkpointing switched on.
-        accumulation_steps: micro-batches in a step.
+        accumulation_steps: micro-batches in a step; as many as the caller's has where it is None.
         timeout_seconds: bound on all of it.
     """
 
@@ -86,7 +87,7 @@ class ForecastRequest(Record, frozen=True, tag="forecast"):
     rules: Rules = Rules.CPU
     precision: Precision | None = None
     checkpointing: bool = False
-    accumulation_steps: int = 1
+    accumulation_steps: int | None = None
     timeout_seconds: float = 60.0
 
 

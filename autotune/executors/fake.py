@@ -137,11 +137,11 @@ class FakeExecutor:
         return (self.alpha_seconds + self.beta_seconds * samples) * max(0.1, self._chance.gauss(1.0, self.noise))
 
     def _measured(self, request: TrialRequest, peak: int) -> Measurement:
-        samples = request.batch_size * request.accumulation_steps
+        samples = request.batch_size * (request.accumulation_steps or 1)
         steps = tuple(self._step(samples) for _ in range(request.effort.min_steps))
         return Measurement(
             batch_size=request.batch_size,
-            accumulation_steps=request.accumulation_steps,
+            accumulation_steps=request.accumulation_steps or 1,
             step_seconds=steps,
             cpu_seconds=steps,
             warmup_steps=request.effort.warmup_steps,

@@ -36,7 +36,9 @@ def answer(bench: Bench, request: ForecastRequest) -> Forecast:
     """
     if request.checkpointing:
         switch_on_checkpointing(bench.workload.model)
-    forecaster = Forecaster(bench, request.rules, accumulation_steps=request.accumulation_steps)
+    forecaster = Forecaster(
+        bench, request.rules, accumulation_steps=request.accumulation_steps or bench.accumulation_steps
+    )
     known: dict[int, Footprint] = {}
 
     @cache

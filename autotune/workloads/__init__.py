@@ -32,7 +32,9 @@ class Workload:
         assumptions: the choices made for the user, in words, shown with the result.
         accumulated_step: `accumulated_step(batches)` runs one optimizer step over several micro-batches;
             None where the loop is the user's own.
-        training: how the caller trains now, as far as that is known; advice rests on it.
+        training: how the caller trains now, as far as that is known, or a function that tells once a step has run;
+            advice rests on it.
+        accumulation_steps: batches whose gradients the caller accumulates in each step of the optimizer.
         is_fork_safe: False where building it starts threads that a fork would not bring along.
         make_loader: `make_loader(batch_size, num_workers)` returns what training would iterate over, such as a
             DataLoader, for one epoch of whole batches; None where the data is not read by one.
@@ -47,7 +49,8 @@ class Workload:
     dataset_size: int | None = None
     assumptions: tuple[str, ...] = ()
     accumulated_step: Callable[[list[Any]], Any] | None = None
-    training: Training | None = None
+    training: Training | Callable[[], Training | None] | None = None
+    accumulation_steps: int = 1
     is_fork_safe: bool = True
     make_loader: Callable[[int, int], Iterable[Any]] | None = None
     num_workers: int = 0

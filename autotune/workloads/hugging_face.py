@@ -77,14 +77,16 @@ def workload_of(parts: LiveParts, options: BuildOptions) -> Workload:
         num_workers=source.loading.num_workers,
         assumptions=(*source.assumptions, *version_note("transformers", TESTED)),
         training=now if training else None,
+        accumulation_steps=now.accumulation_steps,
     )
 
 
 def _training(trainer: Trainer) -> Training:
     args = trainer.args
     optimizer = str(args.optim) if trainer.optimizer is None else type(trainer.optimizer).__name__
-    samples = args.per_device_train_batch_size * args.gradient_accumulation_steps
-    return Training(optimizer.removeprefix("OptimizerNames."), args.learning_rate, samples)
+    steps = args.gradient_accumulation_steps
+    samples = args.per_device_train_batch_size * steps
+    return Training(optimizer.removeprefix("OptimizerNames."), args.learning_rate, samples, steps)
 
 
 def _quiet(trainer: Trainer) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from autotune.errors import UsageError
+from autotune.trial import Training
 from autotune.workloads import BuildOptions, Workload
 from autotune.workloads.frameworks import version_note
 from autotune.workloads.live import LiveParts
@@ -52,8 +53,17 @@ def workload_of(parts: LiveParts, options: BuildOptions) -> Workload:
         make_loader=source.make_loader,
         num_workers=source.loading.num_workers,
         assumptions=(*source.assumptions, *version_note("keras", TESTED)),
+        training=_training(model, parts.data, source) if training else None,
         is_fork_safe=on_torch,
     )
+
+
+def _training(model: Any, data: Any, source: Source) -> Training:
+    """How the caller trains now. Only data that comes in batches tells their size: `fit` is told later."""
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # out of the wrapping that scales losses
+    rate = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+    first = _leaves(data[0])[0] if isinstance(data, keras.utils.PyDataset) else None
+    return Training(type(optimizer).__name__, rate, source.loading.batch_size if first is None else len(first))
 
 
 @dataclass(frozen=True)
@@ -74,8 +84,8 @@ class _Steps:
 
 
 def _three(batch: Any) -> tuple[Any, Any, Any]:
-    """Inputs, targets and weights: what is missing is None."""
-    given = batch if isinstance(batch, tuple) else (batch,)
+    """Inputs, targets and weights: what is missing is None. A collated batch is a list, which Keras takes for a tuple."""
+    given = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
     return (*given, *[None] * (MOST_INPUTS - len(given)))[:MOST_INPUTS]
 
 

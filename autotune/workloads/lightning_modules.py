@@ -20,11 +20,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from autotune.errors import UsageError
+from autotune.trial import Training
 from autotune.workloads import BuildOptions, Workload
 from autotune.workloads.fed import FedLoop
 from autotune.workloads.frameworks import version_note
 from autotune.workloads.live import LiveParts
-from autotune.workloads.plain import refuse_loop_options
+from autotune.workloads.plain import refuse_loop_options, training_of
 from autotune.workloads.sources import Source, source_of
 from autotune.workloads.tracebacks import blame
 
@@ -42,7 +43,7 @@ QUIET: dict[str, Any] = {
 }
 """What a trial's Trainer leaves out. Nothing of it is part of a step."""
 
-SETTINGS = ("precision", "gradient_clip_val", "gradient_clip_algorithm")
+SETTINGS = ("precision", "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches")
 """What a trial's Trainer has from the caller's."""
 
 DATA_REMEDY = (
@@ -57,13 +58,16 @@ def workload_of(parts: LiveParts, options: BuildOptions) -> Workload:
     lightning = package_of(module)
     logging.getLogger(lightning.__name__).setLevel(logging.ERROR)
     source = _source_of(parts, lightning, training=training)
-    settings = parts.trainer if isinstance(parts.trainer, dict) else settings_of(parts.trainer)
+    settings = dict(parts.trainer) if isinstance(parts.trainer, dict) else settings_of(parts.trainer)
+    accumulated = settings.pop("accumulate_grad_batches", 1)
     steps = _Steps(module, lightning, settings | _placed_on(options.device))
     accumulates = training and module.automatic_optimization
     return Workload(
         make_batch=source.make_batch,
         training_step=(lambda batch: steps.train([batch])) if training else None,
         accumulated_step=steps.train if accumulates else None,
+        accumulation_steps=accumulated if accumulates else 1,
+        training=(lambda: steps.training(source.loading.batch_size, accumulated)) if training else None,
         inference_step=None if training else steps.validate,
         model=module,
         name=parts.name,
@@ -115,6 +119,11 @@ class _Steps:
         if self._loop is None:
             self._loop = FedLoop(lambda loop: self._trainer(loop).validate(self._module, loop, verbose=False))
         return self._loop.step(batch)
+
+    def training(self, batch_size: int | None, accumulation_steps: int) -> Training | None:
+        """How the caller trains now, once a step has run; None for several optimizers."""
+        optimizers = self._module.trainer.optimizers if self._loop is not None else []
+        return training_of(optimizers[0], batch_size, accumulation_steps) if len(optimizers) == 1 else None
 
     def _trainer(self, loop: FedLoop, micro_batches: int = 1, **settings: Any) -> Any:
         return self._lightning.Trainer(

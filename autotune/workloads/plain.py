@@ -177,12 +177,15 @@ def _standard_loop(parts: Parts, options: BuildOptions) -> Workload:
     )
 
 
-def training_of(optimizer: Any, batch_size: int | None) -> Training | None:
-    """How the caller trains now: their optimizer, its learning rate, and the batch size of their loader."""
+def training_of(optimizer: Any, batch_size: int | None, accumulation_steps: int = 1) -> Training | None:
+    """How the caller trains now: their optimizer, its learning rate, and what one of its steps sees."""
     groups = getattr(optimizer, "param_groups", [])
     rates = {float(group["lr"]) for group in groups if isinstance(group.get("lr"), int | float)}
     rate = rates.pop() if len(rates) == 1 else None
-    return None if optimizer is None else Training(type(optimizer).__name__, rate, batch_size)
+    if optimizer is None:
+        return None
+    samples = batch_size and batch_size * accumulation_steps
+    return Training(type(optimizer).__name__, rate, samples, accumulation_steps)
 
 
 def _check_loss(loss: Any) -> None:

@@ -32,7 +32,7 @@ Cells = Mapping[str, str]
 
 def machine(device: str) -> dict[str, str]:
     """What the figures depend on, in words. The load tells how busy the machine was at the start."""
-    threads = f"{psutil.cpu_count(logical=False) or '?'} cores, {os.cpu_count()} threads"
+    threads = f"{psutil.cpu_count(logical=False) or '?'} cores, {_usable_threads()} of {os.cpu_count()} threads used"
     memory_gib = psutil.virtual_memory().total / 2**30
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -50,6 +50,11 @@ def _processor() -> str:
     except OSError:
         found = None
     return found[1] if found else platform.processor() or platform.machine()
+
+
+def _usable_threads() -> int:
+    """Those that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _device_name(device: str) -> str:

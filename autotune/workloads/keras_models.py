@@ -84,7 +84,7 @@ class _Steps:
 
 
 def _three(batch: Any) -> tuple[Any, Any, Any]:
-    """Inputs, targets and weights: what is missing is None. A collated batch is a list, which Keras takes for a tuple."""
+    """Inputs, targets and weights: what is missing is None. A list, as a collated batch is, counts as a tuple."""
     given = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
     return (*given, *[None] * (MOST_INPUTS - len(given)))[:MOST_INPUTS]
 

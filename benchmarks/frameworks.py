@@ -24,7 +24,7 @@ TRANSFORMERS = ("gpt2", "llama", "mixtral", "bert", "t5", "vit", "swin", "whispe
 APPLICATIONS = ("MobileNetV2", "EfficientNetV2B0", "DenseNet121", "ResNet50", "ConvNeXtTiny")
 SIDE = 96
 SAMPLES = 64
-BUDGET = "2GiB"
+BUDGET = "1536MiB"
 
 EXPLANATION = f"""\
 `find_batch_size(trainer, objective="memory")` and `find_batch_size(build_model, images, classes, objective="memory")`

@@ -38,7 +38,7 @@ from autotune.spec import (
     ProbeSpec,
 )
 from autotune.store import FileJournal, NoJournal
-from autotune.units import parse_budget, parse_duration, parse_share
+from autotune.units import parse_budget, parse_duration, parse_noise, parse_share
 
 if TYPE_CHECKING:
     from autotune.estimate import Estimate, Place, Question
@@ -146,6 +146,12 @@ def find_batch_size(
     trial_timeout: str | float = 300.0,
     forecast: bool = True,
     tune_workers: bool = False,
+    dataset_size: int | None = None,
+    epochs: int | None = None,
+    noise: str | float = "auto",
+    base_batch_size: int | None = None,
+    base_lr: float | None = None,
+    warmup_steps: int = 160,
     seed: int = 0,
     output: str | Path | None = None,
     resume: bool = False,
@@ -172,7 +178,7 @@ def find_batch_size(
         inference_step: a forward pass of one's own, `inference_step(batch)`.
         device: "auto" (where the model lives, or else the best there is), "cpu", "cuda", "cuda:1", "mps".
         mode: "train" or "inference".
-        objective: "throughput", "memory", or "latency" with `max_latency`.
+        objective: "throughput", "memory", "latency" with `max_latency`, or "time-to-quality".
         max_latency: bound on the 95th percentile of the step time: seconds, or text like "50ms".
         memory_budget: what the training process may use in all: bytes, or text like "8GiB" or "90%" (of what
             is free to it now).
@@ -189,6 +195,12 @@ def find_batch_size(
         trial_timeout: bound on one trial: seconds, or text.
         forecast: let a forecast of memory, made without running, guide the search.
         tune_workers: time the DataLoader with several numbers of workers, too; `.num_workers` is then the best.
+        dataset_size: samples in an epoch, where the data does not tell.
+        epochs: how many are planned, to count the optimizer's steps.
+        noise: the gradient noise scale in samples; "auto" trains a copy for a while to measure it, "off" does without.
+        base_batch_size: where it is measured, and what the present learning rate suits; the loader's, or else 32.
+        base_lr: the learning rate there; the optimizer's own where it is None.
+        warmup_steps: how long the copy is trained.
         seed: of weights and batches that are made here.
         output: write the result to this file, with a journal beside it while the probe runs.
         resume: go on from that journal.
@@ -237,6 +249,12 @@ def find_batch_size(
         trial_timeout_seconds=_seconds(trial_timeout) or 0.0,
         forecast=forecast,
         tune_workers=tune_workers,
+        dataset_size=dataset_size,
+        epochs=epochs,
+        noise=parse_noise(noise) if isinstance(noise, str) else float(noise),
+        base_batch_size=base_batch_size,
+        base_learning_rate=base_lr,
+        warmup_steps=warmup_steps,
         seed=seed,
     )
     listener = Silence() if quiet else _live_lines()

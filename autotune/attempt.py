@@ -11,8 +11,9 @@ from autotune.bench import Bench
 from autotune.contest import contest
 from autotune.devices.signs import judge
 from autotune.errors import AutotuneError, WorkloadError
-from autotune.executors import Attempt, ContestRequest, FeedRequest, Request, TrialRequest
+from autotune.executors import Attempt, ContestRequest, FeedRequest, GradientsRequest, Request, TrialRequest
 from autotune.feeding import feed
+from autotune.gradient_noise import measure_gradients
 from autotune.measure import measure
 from autotune.trial import Evidence, Outcome
 from autotune.workloads.tracebacks import one_line, user_traceback
@@ -28,6 +29,8 @@ def perform(bench: Bench, request: Request) -> Attempt:
             return Attempt(outcome=Outcome.FITS, measurement=measure(bench, request))
         if isinstance(request, FeedRequest):
             return Attempt(outcome=Outcome.FITS, feeding=feed(bench, request))
+        if isinstance(request, GradientsRequest):
+            return Attempt(outcome=Outcome.FITS, gradients=measure_gradients(bench, request))
         from autotune.forecast.answer import answer  # only where it is asked for: it reaches deep into torch
 
         return Attempt(outcome=Outcome.FITS, forecast=answer(bench, request))

@@ -22,6 +22,7 @@ def breakdown(result: Result) -> dict[str, float]:
         "measuring": sum(map(_measuring_seconds, measured)),
         "sizes that were ended": sum(trial.seconds for trial in searching if not trial.measurement),
         "comparing the fastest": result.spent.contest_seconds,
+        "measuring the gradients": result.spent.gradients_seconds,
         "timing the DataLoader": result.spent.feeding_seconds,
         "confirming": sum(trial.seconds for trial in result.trials if trial.purpose == "confirm"),
     }

@@ -43,6 +43,10 @@ class Listener(Protocol):
         """The final round is about to run: these sizes are timed against each other."""
         ...
 
+    def warm_up_started(self, batch_size: int, steps: int) -> None:
+        """A copy is about to be trained for some steps, to measure its gradients."""
+        ...
+
     def feeding_started(self, num_workers: tuple[int, ...]) -> None:
         """Steps are about to be fed by the caller's DataLoader, with each of these numbers of workers."""
         ...
@@ -78,6 +82,9 @@ class Silence:
         """Say nothing."""
 
     def contest_started(self, batch_sizes: tuple[int, ...]) -> None:
+        """Say nothing."""
+
+    def warm_up_started(self, batch_size: int, steps: int) -> None:
         """Say nothing."""
 
     def feeding_started(self, num_workers: tuple[int, ...]) -> None:

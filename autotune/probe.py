@@ -17,18 +17,28 @@ import msgspec
 from autotune.advice import advice
 from autotune.cautions import cautions
 from autotune.errors import NothingFitsError, NoTrialFinishedError, ResultFileError, UsageError, WorkloadError
-from autotune.executors import ContestRequest, Effort, Executor, FeedRequest, ForecastRequest, Opened, TrialRequest
+from autotune.executors import (
+    ContestRequest,
+    Effort,
+    Executor,
+    FeedRequest,
+    ForecastRequest,
+    GradientsRequest,
+    Opened,
+    TrialRequest,
+)
 from autotune.forecast.records import Forecast, Rules
 from autotune.guide import hint, measured_peaks, predicted_peak
 from autotune.listener import Listener
 from autotune.progress import Ahead, ahead
+from autotune.quality import base_batch_size, noise_of, quality, recommendation_of, training_now
 from autotune.recommend import contenders, is_decided, merged, recommend, speeds, throughput, throughput_interval
 from autotune.result import Edge, Recommendation, Result, Spent, StopReason, TargetAnswer
 from autotune.search import Ask, Hint, Limits, Phase, Search, Stop, Told, bounds
 from autotune.spec import Objective, ProbeSpec
 from autotune.store import Forecasted, Journal, Line, NoJournal, Purpose, TrialBegan, TrialEnded, TrialInterrupted
 from autotune.target import answer_target
-from autotune.trial import Contest, Feeding, Outcome, Trial
+from autotune.trial import Contest, Feeding, Gradients, Outcome, Trial
 from autotune.units import format_bytes
 from autotune.verdict import judged
 
@@ -38,6 +48,7 @@ CONFIRM = Effort(warmup_steps=2, min_steps=8, max_steps=8, seconds=0.0)  # ten i
 EDGE_CONFIRMATIONS = 2  # each in a fresh process: forked children have one layout of addresses, and so one draw
 EDGE_RESOLUTION = 0.05  # where the largest batch size is not the answer, its neighbourhood is enough
 CONTEST_SECONDS = 3.0
+WARMUP_SECONDS = 120.0  # of training a copy; what was measured until then has to do
 MOST_WORKERS = 16  # of a DataLoader; more seldom help, and each holds a copy of the dataset's objects
 CONTEST_SHARE = 0.8  # of the free memory, for all contenders together
 MOST_CONTESTS = 4  # in noise more rounds help, but not for ever
@@ -56,6 +67,8 @@ class Probe:
     trials: list[Trial] = field(default_factory=list)
     forecasted: Forecasted | None = None
     contest: Contest | None = None
+    gradients: Gradients | None = None
+    no_gradients: str = ""
     spent: Spent = field(default_factory=Spent)
     started: float = field(default_factory=time.monotonic)
 
@@ -70,7 +83,7 @@ class Probe:
             KeyboardInterrupt: interrupted before anything was found.
         """
         self.listener.opening(self.spec)
-        self.opened = self.executor.open()
+        self.opened = self._with_dataset_size(self.executor.open())
         self.spent = Spent(opening_seconds=time.monotonic() - self.started)
         self.listener.opened(self.opened)
         self._check_tuning()
@@ -80,6 +93,13 @@ class Probe:
         result = self._result()
         self.listener.ended(result)
         return result
+
+    def _with_dataset_size(self, opened: Opened) -> Opened:
+        """As opened, but with the size of the dataset that the user gave, where they did."""
+        if self.spec.dataset_size is None:
+            return opened
+        workload = msgspec.structs.replace(opened.workload, dataset_size=self.spec.dataset_size)
+        return msgspec.structs.replace(opened, workload=workload)
 
     def _check_tuning(self) -> None:
         if self.spec.tune_workers and self.opened.workload.num_workers is None:
@@ -108,6 +128,7 @@ class Probe:
         while True:
             stop = self._search_to_its_end()
             self._hold_contest()
+            self._warm_up()
             size = self._recommendation().batch_size
             if self._exhausted() is not None or self._is_confirmed(size):
                 return self._exhausted() or stop
@@ -245,7 +266,7 @@ class Probe:
         """
         names = contenders(self.trials, self.spec.tolerance, CONTEST_SHARE * self.opened.free_bytes)
         is_known = self.contest is not None and self.contest.batch_sizes == names
-        if self.spec.objective is Objective.MEMORY or len(names) == 1 or is_known:
+        if self.spec.objective in (Objective.MEMORY, Objective.TIME_TO_QUALITY) or len(names) == 1 or is_known:
             return
         self.contest = None
         on_cpu = self.opened.environment.device == "cpu"
@@ -278,6 +299,31 @@ class Probe:
             return False
         self.contest = merged(self.contest, attempt.contest)
         return True
+
+    # ------------------------------------------------------------------ the model's side
+
+    def _warm_up(self) -> None:
+        """Train a copy for a while, once, and measure its gradients; without them the answer is a weaker one."""
+        asked = self.spec.objective is Objective.TIME_TO_QUALITY and self.spec.noise == "auto"
+        if not asked or self.gradients or self.no_gradients or self._seconds_left() <= 0:
+            return
+        base = min(base_batch_size(self.spec, self.opened.workload.training), 2 * max(self.speeds()))
+        self.listener.warm_up_started(base, self.spec.warmup_steps)
+        began = time.monotonic()
+        attempt = self.executor.run(
+            GradientsRequest(
+                batch_size=base,  # at most halves of it are in memory at a time
+                steps=self.spec.warmup_steps,
+                learning_rate=self.spec.base_learning_rate,
+                seconds=min(WARMUP_SECONDS, self._seconds_left()),
+                timeout_seconds=2 * WARMUP_SECONDS,
+            )
+        )
+        self.gradients = attempt.gradients
+        if attempt.gradients is None:
+            self.no_gradients = attempt.evidence.text if attempt.evidence else attempt.outcome.value
+            self.listener.warned(f"The noise of the gradients could not be measured: {self.no_gradients}")
+        self.spent = msgspec.structs.replace(self.spent, gradients_seconds=time.monotonic() - began)
 
     # ------------------------------------------------------------------ feeding
 
@@ -337,6 +383,10 @@ class Probe:
     def _recommendation(self) -> Recommendation:
         low, _ = bounds(self.search.told)
         speed = self.speeds()
+        if self.spec.objective is Objective.TIME_TO_QUALITY:
+            noise = noise_of(self.spec, self.gradients, self.no_gradients)
+            training = training_now(self.gradients, self.opened.workload)
+            return recommendation_of(quality(speed, noise, self.spec, training), speed)
         return recommend(self.spec.objective, speed, low or max(speed), self.contest, self.spec.tolerance)
 
     def _composed(self, stop: StopReason, target: TargetAnswer | None, feeding: Feeding | None) -> Result:
@@ -357,13 +407,20 @@ class Probe:
             contest=self.contest,
             target=target,
             feeding=feeding,
+            gradients=self.gradients,
+            no_gradients=self.no_gradients,
             forecast=self._known_forecast,
             no_forecast=self.forecasted.why_not if self.forecasted else "",
             isolated=self.opened.isolated,
             warnings=cautions(self.trials, self.opened, confirmed=confirmed),
-            advice=advice(self.opened.workload.training, recommendation.batch_size),
+            advice=self._advice(recommendation.batch_size),
             spent=self.spent,
         )
+
+    def _advice(self, batch_size: int) -> tuple[str, ...]:
+        """Of the learning rate; where its noise scale was asked for, that says more."""
+        is_about_quality = self.spec.objective is Objective.TIME_TO_QUALITY
+        return () if is_about_quality else advice(self.opened.workload.training, batch_size)
 
     # ------------------------------------------------------------------ no answer
 
@@ -421,7 +478,7 @@ def worker_counts(now: int, cores: int) -> tuple[int, ...]:
 def search_limits(spec: ProbeSpec, opened: Opened) -> Limits:
     """Where to search, from what was asked for and what the workload is."""
     size, asked = opened.workload.dataset_size, spec.max_batch_size
-    seeks_edge = spec.objective is not Objective.THROUGHPUT
+    seeks_edge = spec.objective not in (Objective.THROUGHPUT, Objective.TIME_TO_QUALITY)
     capped_by_data = size is not None and (asked is None or size < asked)
     return Limits(
         start=spec.start or 1,
@@ -429,7 +486,7 @@ def search_limits(spec: ProbeSpec, opened: Opened) -> Limits:
         largest=size if capped_by_data else asked,
         cap_reason=StopReason.DATASET if capped_by_data else StopReason.CAP,
         multiple_of=spec.multiple_of,
-        plateau_tolerance=spec.tolerance if spec.objective is Objective.THROUGHPUT else None,
+        plateau_tolerance=None if seeks_edge else spec.tolerance,
         confirmations=EDGE_CONFIRMATIONS if seeks_edge else 0,
         resolution=0.0 if seeks_edge else EDGE_RESOLUTION,
     )

@@ -15,7 +15,7 @@ import msgspec
 from autotune.errors import AutotuneError, ResultFileError
 from autotune.forecast.records import Forecast
 from autotune.spec import ProbeSpec
-from autotune.trial import SCHEMA_VERSION, Contest, Environment, Feeding, Record, Trial, WorkloadFacts
+from autotune.trial import SCHEMA_VERSION, Contest, Environment, Feeding, Gradients, Record, Trial, WorkloadFacts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -100,14 +100,16 @@ class Spent(Record, frozen=True):
     forecast_seconds: float = 0.0
     contest_seconds: float = 0.0
     feeding_seconds: float = 0.0
+    gradients_seconds: float = 0.0
 
 
 class Result(Record, frozen=True):
     """All that a probe found. `budget_bytes` is what the training process may use in all.
 
     `feeding` tells how fast the caller's DataLoader feeds the batch size recommended; None where the data is not read
-    by one. Where `forecast` is None, `no_forecast` says why; both are empty where none was asked for. `warnings` are
-    about the figures, `advice` about training with the batch size recommended; nothing of it is applied.
+    by one. `gradients` are those of the short training that tells the noise scale, `no_gradients` why there was none;
+    both are empty where it was not asked for. Where `forecast` is None, `no_forecast` says why, likewise. `warnings`
+    are about the figures, `advice` about training with the batch size recommended; nothing of it is applied.
     """
 
     spec: ProbeSpec
@@ -124,6 +126,8 @@ class Result(Record, frozen=True):
     contest: Contest | None = None
     target: TargetAnswer | None = None
     feeding: Feeding | None = None
+    gradients: Gradients | None = None
+    no_gradients: str = ""
     forecast: Forecast | None = None
     no_forecast: str = ""
     isolated: bool = True

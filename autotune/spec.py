@@ -8,6 +8,7 @@ into the result file, so it holds plain data only: a workload is a reference to 
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
 
 import msgspec
 
@@ -28,6 +29,7 @@ class Objective(StrEnum):
     THROUGHPUT = "throughput"
     MEMORY = "memory"
     LATENCY = "latency"
+    TIME_TO_QUALITY = "time-to-quality"
 
 
 class Precision(StrEnum):
@@ -91,6 +93,11 @@ class ProbeSpec(Record, frozen=True):
     `threads=None` leaves torch's own default. `latency_seconds` bounds the 95th percentile of the step time.
     `trial_timeout_seconds` bounds one trial, building the batch included. `forecast` lets a forecast of memory guide
     the search. `tune_workers` times the caller's DataLoader with several numbers of workers, not its own alone.
+
+    The last few are about training to a quality: `dataset_size` in place of what the data tells; `epochs` planned;
+    `noise`, the gradient noise scale in samples, or "auto" to measure it, or "off"; `base_batch_size` at which it is
+    measured (None: the caller's own, or else 32), with `base_learning_rate` (None: the optimizer's own), in
+    `warmup_steps` steps.
     """
 
     workload: WorkloadRef
@@ -112,12 +119,21 @@ class ProbeSpec(Record, frozen=True):
     trial_timeout_seconds: float = 300.0
     forecast: bool = True
     tune_workers: bool = False
+    dataset_size: int | None = None
+    epochs: int | None = None
+    noise: float | Literal["auto", "off"] = "auto"
+    base_batch_size: int | None = None
+    base_learning_rate: float | None = None
+    warmup_steps: int = 160
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""
         for problem, remedy in _problems(self):
             raise UsageError(problem, remedy=remedy)
+
+
+LEAST_WARMUP_STEPS = 40  # of which the second half is measured
 
 
 def _problems(spec: ProbeSpec) -> list[tuple[str, str]]:
@@ -131,6 +147,11 @@ def _problems(spec: ProbeSpec) -> list[tuple[str, str]]:
         ("--max-trials", spec.max_trials),
         ("--max-seconds", spec.max_seconds),
         ("--max-latency", spec.latency_seconds),
+        ("--dataset-size", spec.dataset_size),
+        ("--epochs", spec.epochs),
+        ("--noise", spec.noise if isinstance(spec.noise, float) else None),
+        ("--base-batch-size", spec.base_batch_size),
+        ("--base-lr", spec.base_learning_rate),
         ("--memory-budget", spec.budget.bytes_),
         ("--memory-budget", spec.budget.fraction),
     ]
@@ -145,6 +166,15 @@ def _problems(spec: ProbeSpec) -> list[tuple[str, str]]:
         found.append((f"--tolerance is {spec.tolerance:.0%}, outside 0% to 100%.", "Give a share such as 5%."))
     if (spec.objective is Objective.LATENCY) != (spec.latency_seconds is not None):
         found.append(("--objective latency and --max-latency belong together.", "Add --max-latency 50ms, say."))
+    if spec.objective is Objective.TIME_TO_QUALITY and spec.mode is Mode.INFERENCE:
+        found.append(("--objective time-to-quality is about training.", "Leave --mode inference out."))
+    if spec.warmup_steps < LEAST_WARMUP_STEPS:
+        found.append(
+            (
+                f"--warmup-steps is {spec.warmup_steps}, below the {LEAST_WARMUP_STEPS} that tell anything.",
+                "Give more, or --noise off.",
+            )
+        )
     if spec.max_batch_size is not None and spec.max_batch_size < max(spec.start or 1, spec.multiple_of):
         found.append(
             (

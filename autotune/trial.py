@@ -146,6 +146,25 @@ class Feeding(Record, frozen=True):
         return min(near, key=lambda feed: feed.num_workers)
 
 
+class Gradients(Record, frozen=True):
+    """The size of gradients in a short training of a copy, step by step; from it comes the gradient noise scale.
+
+    Each step of the optimizer took `micro_batches` batches of `micro_batch_size` samples drawn at random.
+    `square_norms` is the mean over them of the squared norm of one batch's gradient, `mean_square_norms` the squared
+    norm of their mean. `losses` ends early where training diverged. `notes` are choices made for the user, in words.
+    """
+
+    micro_batch_size: int
+    micro_batches: int
+    square_norms: tuple[float, ...]
+    mean_square_norms: tuple[float, ...]
+    losses: tuple[float, ...]
+    optimizer: str
+    learning_rate: float | None = None
+    has_diverged: bool = False
+    notes: tuple[str, ...] = ()
+
+
 class Trial(Record, frozen=True):
     """One measurement of one batch size: what was tried, why, and what became of it.
 

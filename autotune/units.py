@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from autotune.errors import UsageError
 
@@ -171,3 +171,18 @@ def format_share(fraction: float) -> str:
 def _three_digits(value: float, thousands: str = "") -> str:
     decimals = 2 if value < 9.995 else 1 if value < 99.95 else 0  # where rounding adds a digit
     return f"{value:{thousands}.{decimals}f}"
+
+
+def parse_noise(text: str) -> float | Literal["auto", "off"]:
+    """A gradient noise scale in samples, or what to do instead.
+
+    Raises:
+        UsageError: it is neither "auto" nor "off" nor a number.
+    """
+    match text:
+        case "auto" | "off":
+            return text
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UsageError(f"{text!r} is no noise scale.", remedy="Give auto, off, or a number of samples.") from error

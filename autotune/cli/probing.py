@@ -28,7 +28,7 @@ from autotune.cli.options import (
 )
 from autotune.cli.screen import listener_for, print_result
 from autotune.errors import EXIT_INTERRUPTED, ResultFileError, UnsavedResultError, UsageError
-from autotune.units import parse_budget, parse_duration, parse_share
+from autotune.units import parse_budget, parse_duration, parse_noise, parse_share
 
 if TYPE_CHECKING:
     from autotune.result import Result
@@ -52,10 +52,11 @@ _SECTIONS: dict[str, list[click.Option]] = {
     "Question": [
         click.Option(
             ["--objective"],
-            type=click.Choice(["throughput", "memory", "latency"]),
+            type=click.Choice(["throughput", "memory", "latency", "time-to-quality"]),
             default="throughput",
             help="What to recommend: the smallest batch size about as fast as the fastest, the largest that fits, "
-            "or the fastest within --max-latency.  [default: throughput]",
+            "the fastest within --max-latency, or the one that trains fastest to a given quality.  "
+            "[default: throughput]",
         ),
         click.Option(
             ["--max-latency", "latency_seconds"],
@@ -72,6 +73,40 @@ _SECTIONS: dict[str, list[click.Option]] = {
             help="How much speed may be given up for a smaller batch.",
         ),
         click.Option(["--target", "targets"], metavar="N|KIND", multiple=True, help=_TARGET_HELP),
+    ],
+    "Time to quality": [
+        click.Option(
+            ["--noise"],
+            metavar="auto|off|N",
+            default="auto",
+            show_default=True,
+            callback=read_by(parse_noise),
+            help="The gradient noise scale in samples; auto trains a copy for a while to measure it.",
+        ),
+        click.Option(
+            ["--base-batch-size"],
+            type=int,
+            metavar="N",
+            help="Where it is measured, and what the learning rate suits now.  [default: your DataLoader's, or 32]",
+        ),
+        click.Option(
+            ["--base-lr", "base_learning_rate"],
+            type=float,
+            metavar="RATE",
+            help="The learning rate there.  [default: the optimizer's]",
+        ),
+        click.Option(
+            ["--warmup-steps"],
+            type=int,
+            metavar="N",
+            default=160,
+            show_default=True,
+            help="How long the copy is trained; the second half is measured.",
+        ),
+        click.Option(["--epochs"], type=int, metavar="N", help="Epochs planned, to count the optimizer's steps."),
+        click.Option(
+            ["--dataset-size"], type=int, metavar="N", help="Samples in an epoch, where the data does not tell."
+        ),
     ],
     "Model given as a class": CLASS_OPTIONS,
     "Step": [

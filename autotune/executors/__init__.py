@@ -10,7 +10,17 @@ from typing import Protocol
 
 from autotune.forecast.records import Forecast, Rules
 from autotune.spec import Precision
-from autotune.trial import Contest, Environment, Evidence, Feeding, Measurement, Outcome, Record, WorkloadFacts
+from autotune.trial import (
+    Contest,
+    Environment,
+    Evidence,
+    Feeding,
+    Gradients,
+    Measurement,
+    Outcome,
+    Record,
+    WorkloadFacts,
+)
 
 OVERRUN_FACTOR = 1.05
 """A trial is ended so far over its budget, not at once: a peak tells how far over it is, a killed trial doesn't."""
@@ -64,6 +74,19 @@ class FeedRequest(Record, frozen=True, tag="feed"):
     timeout_seconds: float = 300.0
 
 
+class GradientsRequest(Record, frozen=True, tag="gradients"):
+    """Train a copy for so many steps of this batch size, and measure its gradients; for so many seconds at most.
+
+    `learning_rate` is set where it is not None.
+    """
+
+    batch_size: int
+    steps: int
+    learning_rate: float | None = None
+    seconds: float = 120.0
+    timeout_seconds: float = 300.0
+
+
 class ForecastRequest(Record, frozen=True, tag="forecast"):
     """Forecast the memory of steps without running them.
 
@@ -91,7 +114,7 @@ class ForecastRequest(Record, frozen=True, tag="forecast"):
     timeout_seconds: float = 60.0
 
 
-Request = TrialRequest | ContestRequest | FeedRequest | ForecastRequest
+Request = TrialRequest | ContestRequest | FeedRequest | GradientsRequest | ForecastRequest
 
 
 class Attempt(Record, frozen=True, tag="attempt"):
@@ -101,6 +124,7 @@ class Attempt(Record, frozen=True, tag="attempt"):
     measurement: Measurement | None = None
     contest: Contest | None = None
     feeding: Feeding | None = None
+    gradients: Gradients | None = None
     forecast: Forecast | None = None
     evidence: Evidence | None = None
 

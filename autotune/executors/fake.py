@@ -9,7 +9,16 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from autotune.executors import Attempt, ContestRequest, FeedRequest, ForecastRequest, Opened, Request, TrialRequest
+from autotune.executors import (
+    Attempt,
+    ContestRequest,
+    FeedRequest,
+    ForecastRequest,
+    GradientsRequest,
+    Opened,
+    Request,
+    TrialRequest,
+)
 from autotune.forecast.records import Composition, Footprint, Forecast
 from autotune.trial import (
     Conditions,
@@ -18,6 +27,7 @@ from autotune.trial import (
     Evidence,
     Feed,
     Feeding,
+    Gradients,
     Measurement,
     Memory,
     Outcome,
@@ -40,6 +50,7 @@ class FakeExecutor:
         spread: the peak varies evenly between itself and this share more.
         num_workers: what the modelled DataLoader has; None: there is none.
         loading_seconds: what it takes to load a sample, divided among the workers.
+        noise_scale: tr(Σ)/|G|² in samples; None: gradients cannot be measured.
         events: called before each request; may raise or return an attempt in place of the modelled one.
         requests: every request so far.
     """
@@ -56,6 +67,7 @@ class FakeExecutor:
     forecast_error: float | None = None
     num_workers: int | None = None
     loading_seconds: float = 0.0
+    noise_scale: float | None = None
     seed: int = 0
     events: Callable[[Request], Attempt | None] = lambda _: None
     requests: list[Request] = field(default_factory=list)
@@ -91,13 +103,23 @@ class FakeExecutor:
         self.requests.append(request)
         if (instead := self.events(request)) is not None:
             return instead
-        if isinstance(request, ForecastRequest):
-            return self._forecast(request)
-        if isinstance(request, ContestRequest):
-            rounds = [tuple(self._step(size) for size in request.batch_sizes) for _ in range(9)]
-            return Attempt(outcome=Outcome.FITS, contest=Contest(batch_sizes=request.batch_sizes, rounds=tuple(rounds)))
-        if isinstance(request, FeedRequest):
-            return Attempt(outcome=Outcome.FITS, feeding=self._feeding(request))
+        match request:
+            case ForecastRequest():
+                return self._forecast(request)
+            case ContestRequest():
+                return Attempt(outcome=Outcome.FITS, contest=self._contest(request))
+            case FeedRequest():
+                return Attempt(outcome=Outcome.FITS, feeding=self._feeding(request))
+            case GradientsRequest():
+                return self._gradients(request)
+            case TrialRequest():
+                return self._trial(request)
+
+    def close(self) -> None:
+        """Remember that it was called."""
+        self.is_closed = True
+
+    def _trial(self, request: TrialRequest) -> Attempt:
         peak = self._peak(request.batch_size)
         if request.enforce and peak > 1.2 * self.budget_bytes:
             return Attempt(
@@ -105,9 +127,9 @@ class FakeExecutor:
             )
         return Attempt(outcome=Outcome.FITS, measurement=self._measured(request, peak))
 
-    def close(self) -> None:
-        """Remember that it was called."""
-        self.is_closed = True
+    def _contest(self, request: ContestRequest) -> Contest:
+        rounds = [tuple(self._step(size) for size in request.batch_sizes) for _ in range(9)]
+        return Contest(batch_sizes=request.batch_sizes, rounds=tuple(rounds))
 
     def _forecast(self, request: ForecastRequest) -> Attempt:
         if self.forecast_error is None:
@@ -128,6 +150,24 @@ class FakeExecutor:
             from_memory_seconds=(step,),
             feeds=tuple(Feed(num_workers=n, step_seconds=(seconds,)) for n, seconds in feeds),
         )
+
+    def _gradients(self, request: GradientsRequest) -> Attempt:
+        """Norms whose ratio of sums is the modelled noise scale: |G|² = 1, tr(Σ) = the noise scale."""
+        if self.noise_scale is None:
+            evidence = Evidence(source="exception", text="the model is only modelled")
+            return Attempt(outcome=Outcome.FAILED, evidence=evidence)
+        size, count = max(1, request.batch_size // 4), 4
+        wobble = [1 + 0.1 * self._chance.random() for _ in range(request.steps)]
+        gradients = Gradients(
+            micro_batch_size=size,
+            micro_batches=count,
+            square_norms=tuple(1 + factor * self.noise_scale / size for factor in wobble),
+            mean_square_norms=tuple(1 + factor * self.noise_scale / (size * count) for factor in wobble),
+            losses=(1.0,) * request.steps,
+            optimizer="SGD",
+            learning_rate=request.learning_rate or 0.1,
+        )
+        return Attempt(outcome=Outcome.FITS, gradients=gradients)
 
     def _peak(self, batch_size: int) -> int:
         modelled = self.base_bytes + self.bytes_per_sample * batch_size

@@ -86,6 +86,10 @@ class Live:
         """Say which sizes are timed against each other."""
         self._begin(f"timing {', '.join(map(format_count, batch_sizes))} against each other")
 
+    def warm_up_started(self, batch_size: int, steps: int) -> None:
+        """Say for how long."""
+        self._begin(f"training a copy for {steps} steps of {batch_size}, to measure the noise of its gradients")
+
     def feeding_started(self, num_workers: tuple[int, ...]) -> None:
         """Say with how many workers."""
         self._begin(f"timing the DataLoader with {', '.join(map(str, num_workers))} workers")

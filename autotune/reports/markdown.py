@@ -35,12 +35,13 @@ def markdown(results: Sequence[Result]) -> str:
 def _single(result: ResultSheet) -> Iterator[str]:
     yield f"### {escaped(result.label)}"
     yield f"**{escaped(result.headline)}** {escaped(result.details)}"
+    if result.model:
+        yield f"**Model:** {escaped(result.model)}"
     if result.data:
         yield f"**Data:** {escaped(result.data)}"
     yield from _warnings(result)
     yield _table(result.sizes)
-    if result.workers is not None:
-        yield _table(result.workers)
+    yield from map(_table, filter(None, (result.quality, result.workers)))
     yield from _folded(result)
 
 
@@ -50,7 +51,7 @@ def _several(report: Sheet) -> Iterator[str]:
     for result in report.results:
         yield f"**{escaped(result.label)}**: {escaped(result.headline)} {escaped(result.data)}".rstrip()
         yield from _warnings(result)
-        yield from _folded(result, *filter(None, (result.sizes, result.workers)))
+        yield from _folded(result, *filter(None, (result.sizes, result.quality, result.workers)))
 
 
 def _warnings(result: ResultSheet) -> Iterator[str]:

@@ -25,6 +25,7 @@ _NAMES = {
     "budget": "memory-budget",
     "latency_seconds": "max-latency",
     "trial_timeout_seconds": "trial-timeout",
+    "base_learning_rate": "base-lr",
 }
 
 
@@ -83,6 +84,8 @@ def _plain(name: str, value: object) -> Value:
     """A field's value as an option takes it."""
     if isinstance(value, MemoryBudget):
         return str(value.bytes_) if value.bytes_ is not None else _share(value.fraction or 0.0)
+    if isinstance(value, float) and name in ("noise", "base_learning_rate"):
+        return value
     if isinstance(value, float):
         return _share(value) if name == "tolerance" else f"{_decimal(value)}s"
     return value if isinstance(value, bool | int) else str(value)

@@ -17,12 +17,13 @@ from autotune.reports.rows import row_of
 from autotune.reports.sheet_tables import (
     Table,
     comparison_table,
+    quality_table,
     sizes_table,
     speeds_table,
     trials_table,
     workers_table,
 )
-from autotune.reports.words import advice, answer, cautions, feeding, forecast_quality, printable
+from autotune.reports.words import advice, answer, cautions, feeding, forecast_quality, printable, quality_words
 from autotune.result import Result
 from autotune.spec import Mode
 from autotune.units import format_bytes, format_count, format_rate, format_seconds, format_share
@@ -43,7 +44,8 @@ class ResultSheet:
     """One result. `headline` is the answer in one sentence, `details` the rest of the paragraph.
 
     `numbers` are the two that a reader copies: the recommended batch size, and the largest, called what it is. `data`
-    tells how the DataLoader keeps up, `workers` in figures where several numbers of workers were timed.
+    tells how the DataLoader keeps up, `workers` in figures where several numbers of workers were timed. `model` and
+    `quality` are the words and the figures of the model's side, where it was asked for.
     """
 
     label: str
@@ -56,9 +58,11 @@ class ResultSheet:
     sizes: Table
     trials: Table
     workers: Table | None
+    quality: Table | None
     environment: tuple[Fact, ...]
     warnings: tuple[str, ...]
     data: str
+    model: str
     advice: tuple[str, ...]
     recipe: Recipe
 
@@ -106,9 +110,11 @@ def result_sheet(result: Result, label: str) -> ResultSheet:
         sizes=sizes_table(result),
         trials=trials_table(result),
         workers=workers_table(result),
+        quality=quality_table(result),
         environment=tuple(_environment(result)),
         warnings=cautions(result),
         data=feeding(result),
+        model=quality_words(result),
         advice=advice(result),
         recipe=recipe(result),
     )

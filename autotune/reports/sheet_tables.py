@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from autotune.quality import Outlook, Span, quality_of
 from autotune.reports.findings import energy_by_size, step_seconds_by_size
 from autotune.reports.labels import in_common, labels
 from autotune.reports.rows import Row, Speed, batches_per_epoch, epoch_seconds, row_of, rows, trial_speed
 from autotune.reports.words import evidence_line, outcome, printable, verdict
 from autotune.result import Result
-from autotune.spec import Mode
+from autotune.spec import Mode, Objective
 from autotune.stats import quantile
 from autotune.trial import Trial
 from autotune.units import format_bytes, format_count, format_number, format_seconds, format_share
@@ -122,6 +123,42 @@ def _epoch_cells(result: Result, row: Row) -> dict[str, Cell]:
         "batches per epoch": _count(batches_per_epoch(dataset_size, row.batch_size)),
         "epoch time": _cell(epoch_seconds(dataset_size, row.speed) if row.speed else None, format_seconds),
     }
+
+
+def quality_table(result: Result) -> Table | None:
+    """One row a batch size: what training with it is predicted to be like; None where that was not asked for."""
+    if result.spec.objective is not Objective.TIME_TO_QUALITY:
+        return None
+    outlooks = quality_of(result).outlooks
+    sizes = [outlook.batch_size for outlook in outlooks]
+    return _table(
+        "Time to a given quality, predicted",
+        [_quality_cells(outlook, result) for outlook in outlooks],
+        marked_row=sizes.index(result.batch_size),
+    )
+
+
+def _quality_cells(outlook: Outlook, result: Result) -> dict[str, Cell]:
+    size, dataset_size, epochs = outlook.batch_size, result.workload.dataset_size, result.spec.epochs
+    cells = {"batch size": _count(size)}
+    if dataset_size:
+        batches = batches_per_epoch(dataset_size, size)
+        cells["batches/epoch"] = _count(batches)
+        if epochs:
+            cells[f"steps in {format_count(epochs)} epochs"] = _count(epochs * batches)
+        speed = row_of(result, size).speed
+        cells["epoch time"] = _cell(epoch_seconds(dataset_size, speed) if speed else None, format_seconds)
+    if outlook.efficiency and outlook.relative_time:
+        cells["sample efficiency"] = _span(outlook.efficiency, format_share)
+        cells["time to quality"] = _span(outlook.relative_time, "{:.2f}x".format)
+    cells["learning rate"] = _cell(outlook.learning_rate, "{:.3g}".format)
+    return cells
+
+
+def _span(span: Span, show: Callable[[float], str]) -> Cell:
+    """A figure with its interval, where they differ."""
+    low, high = show(span.low), show(span.high)
+    return Cell(text=f"{show(span.value)} ({low} to {high})" if low != high else show(span.value), number=span.value)
 
 
 def workers_table(result: Result) -> Table | None:

@@ -16,7 +16,18 @@ from rich.table import Table
 from rich.text import Text
 
 from autotune.reports.rows import Row, batches_per_epoch, epoch_seconds, rows
-from autotune.reports.words import advice, answer, cautions, feeding, forecast_quality, printable, verdict
+from autotune.reports.sheet_tables import Table as Plain
+from autotune.reports.sheet_tables import quality_table
+from autotune.reports.words import (
+    advice,
+    answer,
+    cautions,
+    feeding,
+    forecast_quality,
+    printable,
+    quality_words,
+    verdict,
+)
 from autotune.result import Result
 from autotune.units import format_bytes, format_count, format_number, format_seconds, format_share
 
@@ -53,6 +64,9 @@ def gap_columns(width: int) -> int:
 def report(result: Result, width: int) -> RenderableType:
     """The whole report for a console `width` columns wide: what ran, the table, the answer and the cautions."""
     parts: list[RenderableType] = [_heading(result), Text(), table(result, width), Text(), Text(answer(result))]
+    if (figures := quality_table(result)) is not None:
+        parts += [Text(), as_rich(figures, width), Text()]
+    parts += [Text.assemble(("Model: ", "bold"), text) for text in filter(None, [quality_words(result)])]
     parts += [Text.assemble(("Data: ", "bold"), text) for text in filter(None, [feeding(result)])]
     parts += [Text.assemble(("Caution: ", "bold yellow"), caution) for caution in cautions(result)]
     parts += [Text.assemble(("Advice: ", "bold"), text) for text in advice(result)]
@@ -86,6 +100,16 @@ def table(result: Result, width: int = WIDEST_TEXT) -> Table:
             Text(verdict(row, result), style="red" if row.refusal is not None else ""),
             style="bold green" if row.batch_size == result.batch_size else "",
         )
+    return made
+
+
+def as_rich(figures: Plain, width: int) -> Table:
+    """A table of the written reports for a terminal."""
+    made = empty_table(width)
+    for heading in figures.headings:
+        made.add_column(heading.replace(" ", "\n", 1), justify="right")
+    for index, row in enumerate(figures.rows):
+        made.add_row(*(cell.text for cell in row), style="bold green" if index == figures.marked_row else "")
     return made
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from statistics import fmean
 
+from autotune.quality import FEW_STEPS, MOST_GAIN, NEAR, Outlook, Quality, quality_of
 from autotune.reports.rows import Row, batches_per_epoch, epoch_seconds, row_of
 from autotune.result import AccumulationPlan, Edge, Result, StopReason, TargetAnswer
+from autotune.spec import Objective
 from autotune.stats import median
-from autotune.trial import Evidence, Feeding, Outcome, Trial
+from autotune.trial import Evidence, Feeding, Gradients, Outcome, Trial
 from autotune.units import format_bytes, format_count, format_number, format_rate, format_seconds, format_share
 
 _WHAT_BECAME = {
@@ -67,9 +69,9 @@ def verdict(row: Row, result: Result) -> str:
 
 
 def paragraph(result: Result) -> str:
-    """The answer in one paragraph, then the data, each caution and each piece of advice on a line of its own."""
+    """The answer, the model's side, the data, each caution and each piece of advice, each on a line of its own."""
     lines = [f"Caution: {caution}" for caution in cautions(result)] + [f"Advice: {text}" for text in advice(result)]
-    return "\n".join([*filter(None, [answer(result), feeding(result)]), *lines])
+    return "\n".join([*filter(None, [answer(result), quality_words(result), feeding(result)]), *lines])
 
 
 def answer(result: Result) -> str:
@@ -91,6 +93,70 @@ def cautions(result: Result) -> tuple[str, ...]:
 def advice(result: Result) -> tuple[str, ...]:
     """What a change of the batch size means for training; one line each."""
     return tuple(map(printable, result.advice))
+
+
+def quality_words(result: Result) -> str:
+    """What the model's side says of the answer, and how far to trust it; empty where it was not asked for."""
+    if result.spec.objective is not Objective.TIME_TO_QUALITY:
+        return ""
+    return printable(" ".join(_quality(quality_of(result), result)))
+
+
+def _quality(found: Quality, result: Result) -> Iterator[str]:
+    yield from _noise(found, result.gradients)
+    if len(found.near_best) > 1:
+        sizes = f"{format_count(found.near_best[0])} to {format_count(found.near_best[-1])}"
+        yield f"From {sizes}, every size that was tried is predicted within {NEAR:.0%} of the least time."
+    outlook = next(o for o in found.outlooks if o.batch_size == result.batch_size)
+    yield from _learning_rate(outlook)
+    yield from _few_steps(result)
+    yield "This predicts time to a given quality with the learning rate tuned again, not the quality that is reached."
+
+
+def _noise(found: Quality, gradients: Gradients | None) -> Iterator[str]:
+    noise = found.noise
+    if noise.value is None or noise.low is None or noise.high is None:
+        least = f" (at least {format_number(noise.low)} samples)" if noise.low else ""
+        yield f"The gradient noise scale is undetermined{least}: {noise.why_not}."
+        return
+    if gradients is None:
+        yield f"The gradient noise scale was given as {format_number(noise.value)} samples."
+        return
+    steps, samples = len(gradients.losses), gradients.micro_batch_size * gradients.micro_batches
+    yield (
+        f"The gradient noise scale is {format_number(noise.value)} samples ({format_number(noise.low)} to "
+        f"{format_number(noise.high)}), measured in the second half of {steps} steps of {samples} samples with "
+        f"{gradients.optimizer}{_rate(gradients.learning_rate)}; it grows as training goes on, and is a proxy within a "
+        "factor of 2 to 3."
+    )
+    yield from (f"{note[0].upper()}{note[1:]}." for note in gradients.notes)
+
+
+def _rate(learning_rate: float | None) -> str:
+    return f" at a learning rate of {learning_rate:.3g}" if learning_rate is not None else ""
+
+
+def _learning_rate(outlook: Outlook) -> Iterator[str]:
+    gain = outlook.learning_rate_gain
+    if gain is None:
+        yield "No rule for the learning rate is known to hold that far: tune it."
+        return
+    value = f"{outlook.learning_rate:.3g}, " if outlook.learning_rate is not None else ""
+    yield f"Look for the learning rate around {value}{gain:.3g} times the present one, from half to double of it."
+    if gain > MOST_GAIN:
+        yield "So large a step may be unstable: warm it up, and go down first."
+
+
+def _few_steps(result: Result) -> Iterator[str]:
+    epochs, dataset_size = result.spec.epochs, result.workload.dataset_size
+    if epochs is None or dataset_size is None:
+        return
+    steps = epochs * batches_per_epoch(dataset_size, result.batch_size)
+    if steps < FEW_STEPS:
+        yield (
+            f"That is only {format_count(steps)} steps of the optimizer in {format_count(epochs)} epochs: plan by "
+            "steps, not by epochs, or large batches look worse than they are."
+        )
 
 
 MUCH_WAITING = 0.10

@@ -38,6 +38,9 @@ class Workload:
         is_fork_safe: False where building it starts threads that a fork would not bring along.
         make_loader: `make_loader(batch_size, num_workers)` returns what training would iterate over, such as a
             DataLoader, for one epoch of whole batches; None where the data is not read by one.
+        draw: `draw(batch_size)` returns a batch of samples drawn at random, as `make_batch` need not; None where the
+            data has none to draw.
+        optimizer: the torch optimizer of the steps, where it is known.
         num_workers: how many workers the caller's own loader has.
     """
 
@@ -53,6 +56,8 @@ class Workload:
     accumulation_steps: int = 1
     is_fork_safe: bool = True
     make_loader: Callable[[int, int], Iterable[Any]] | None = None
+    draw: Callable[[int], Any] | None = None
+    optimizer: Any = None
     num_workers: int = 0
 
 

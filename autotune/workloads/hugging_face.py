@@ -73,6 +73,7 @@ def workload_of(parts: LiveParts, options: BuildOptions) -> Workload:
         model=trainer.model,
         name=parts.name,
         dataset_size=source.dataset_size,
+        draw=source.draw,
         make_loader=source.make_loader,
         num_workers=source.loading.num_workers,
         assumptions=(*source.assumptions, *version_note("transformers", TESTED)),

@@ -50,6 +50,7 @@ def workload_of(parts: LiveParts, options: BuildOptions) -> Workload:
         model=model if on_torch else None,
         name=parts.name,
         dataset_size=source.dataset_size,
+        draw=source.draw,
         make_loader=source.make_loader,
         num_workers=source.loading.num_workers,
         assumptions=(*source.assumptions, *version_note("keras", TESTED)),

@@ -72,6 +72,7 @@ def workload_of(parts: LiveParts, options: BuildOptions) -> Workload:
         model=module,
         name=parts.name,
         dataset_size=source.dataset_size,
+        draw=source.draw,
         make_loader=source.make_loader,
         num_workers=source.loading.num_workers,
         assumptions=(*source.assumptions, *version_note(lightning.__name__.partition(".")[0], TESTED)),

@@ -109,7 +109,7 @@ def _source(found: Mapping[str, Any]) -> Source:
     if "sample" in found:
         return replace(from_sample(found["sample"], collate_fn), dataset_size=size)
     if "make_batch" in found:
-        return Source(make_batch=found["make_batch"], dataset_size=size)
+        return Source(make_batch=found["make_batch"], draw=found["make_batch"], dataset_size=size)
     source = source_of(found["dataset"], collate_fn)
     return source if size is None else replace(source, dataset_size=size)
 

@@ -172,6 +172,8 @@ def _standard_loop(parts: Parts, options: BuildOptions) -> Workload:
         dataset_size=parts.source.dataset_size,
         assumptions=(*parts.source.assumptions, *assumptions),
         training=None if parts.optimizer is None else training_of(optimizer, parts.source.loading.batch_size),
+        draw=parts.source.draw,
+        optimizer=optimizer,
         make_loader=parts.source.make_loader,
         num_workers=parts.source.loading.num_workers,
     )

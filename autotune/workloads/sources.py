@@ -41,13 +41,15 @@ MOST_COLUMNS = 8
 class Source:
     """Makes batches. `dataset_size` is in samples, None where unknown; `assumptions` are told to the user.
 
-    `make_loader(batch_size, num_workers)` makes a DataLoader that reads as the caller's does, as `loading` has it; None
-    where the data is not read by one.
+    `draw(batch_size)` makes a batch of samples that are drawn at random, or that follow each other where the data is a
+    stream; None where there is nothing to draw from. `make_loader(batch_size, num_workers)` makes a DataLoader that
+    reads as the caller's does, as `loading` has it; None where the data is not read by one.
     """
 
     make_batch: Callable[[int], Any]
     dataset_size: int | None = None
     assumptions: tuple[str, ...] = ()
+    draw: Callable[[int], Any] | None = None
     make_loader: Callable[[int, int], DataLoader[Any]] | None = None
     loading: Loading = field(default_factory=Loading)
 
@@ -80,7 +82,7 @@ def source_of(
     if isinstance(data, Iterable):
         return _from_iterable(data, collate_fn)
     if callable(data):
-        return Source(make_batch=data)
+        return Source(make_batch=data, draw=data)
     raise _unknown(data)
 
 
@@ -145,7 +147,11 @@ def _from_columns(data: Any) -> Source:
     if size == 0:
         raise _empty()
 
-    return Source(make_batch=lambda batch_size: _taken(data, torch.arange(batch_size) % size), dataset_size=size)
+    return Source(
+        make_batch=lambda batch_size: _taken(data, torch.arange(batch_size) % size),
+        dataset_size=size,
+        draw=lambda batch_size: _taken(data, torch.randint(size, (batch_size,))),
+    )
 
 
 def _taken(data: Any, rows: torch.Tensor) -> Any:
@@ -177,7 +183,13 @@ def _from_map(dataset: Dataset[Any] | Any, collate_fn: Callable[[list[Any]], Any
     if size == 0:
         raise _empty()
     scan = _scan(dataset[index] for index in _spread(size))
-    return _from_scan(scan, size, collate_fn)
+    source = _from_scan(scan, size, collate_fn)
+
+    def draw(batch_size: int) -> Any:
+        chosen = [dataset[index] for index in torch.randint(size, (batch_size,)).tolist()]
+        return (collate_fn or default_collate)(chosen)
+
+    return replace(source, draw=draw)
 
 
 def dataset_length(dataset: Any) -> int | None:
@@ -201,7 +213,15 @@ def _from_iterable(dataset: Iterable[Any], collate_fn: Callable[[list[Any]], Any
     scan = _scan(islice(iterator, SCAN_SAMPLES + 1))
     if scan.ended and scan.seen <= SCAN_SAMPLES:
         size = scan.seen
-    return _from_scan(scan, size, collate_fn)
+    stream = _endless(dataset)
+    draw = lambda batch_size: (collate_fn or default_collate)(list(islice(stream, batch_size)))  # noqa: E731
+    return replace(_from_scan(scan, size, collate_fn), draw=draw if iterator is not dataset else None)
+
+
+def _endless(dataset: Iterable[Any]) -> Iterator[Any]:
+    """Its samples over and over."""
+    while True:
+        yield from dataset
 
 
 @dataclass(frozen=True)

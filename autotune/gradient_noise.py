@@ -96,7 +96,8 @@ def _model_of(bench: Bench) -> nn.Module:
 def _step(bench: Bench, size: int, count: int) -> float:
     draw, accumulated_step = bench.workload.draw, bench.workload.accumulated_step
     assert draw is not None and accumulated_step is not None  # see `_model_of`
-    return float(accumulated_step([move(draw(size), bench.device.torch_device) for _ in range(count)]))
+    loss = accumulated_step([move(draw(size), bench.device.torch_device) for _ in range(count)])
+    return float(loss.detach() if isinstance(loss, Tensor) else loss)
 
 
 def _set_learning_rate(optimizer: Any, learning_rate: float) -> None:

@@ -75,6 +75,7 @@ class Quality:
         noise: the gradient noise scale.
         line: the step time over the batch size; None below three sizes.
         outlooks: one for each batch size that was accepted, ascending.
+        counted_noise: the noise scale that times are predicted with; None where it is undetermined.
         near_best: those predicted near the least time at both ends of the interval.
         batch_size: the answer, the smallest of these.
     """
@@ -82,6 +83,7 @@ class Quality:
     noise: NoiseScale
     line: StepLine | None
     outlooks: tuple[Outlook, ...]
+    counted_noise: float | None
     near_best: tuple[int, ...]
     batch_size: int
 
@@ -142,6 +144,7 @@ def quality(speed: Mapping[int, float], noise: NoiseScale, spec: ProbeSpec, trai
         noise=noise,
         line=line,
         outlooks=tuple(_outlook(size, spans.get(size), noise, training, base) for size in sorted(seconds)),
+        counted_noise=None if noise.value is None else _clamped(noise.value, line),
         near_best=near,
         batch_size=near[0],
     )

@@ -106,6 +106,29 @@ def test_a_step_is_that_of_fit() -> None:
 
 
 @keras.saving.register_keras_serializable(package="tests")
+def test_a_step_that_accumulates_is_that_of_fit_too() -> None:
+    ends = []
+    for accumulates in (True, False):
+        workload = from_live(LiveParts(model=mlp(metrics=[]), data=(X, Y)), TRAIN)
+        keras.utils.set_random_seed(1)
+        for _ in range(3):
+            batch = workload.make_batch(16)
+            workload.accumulated_step([batch]) if accumulates else workload.training_step(batch)
+        ends.append([np.asarray(weight) for weight in workload.model.get_weights()])
+    assert same(*ends)
+
+
+class OwnStep(keras.Sequential):
+    def train_step(self, data: Any) -> Any:
+        return super().train_step(data)
+
+
+def test_a_step_of_the_users_own_is_not_taken_apart() -> None:
+    model = OwnStep([keras.Input((4,)), keras.layers.Dense(2)])
+    model.compile("sgd", "mse")
+    assert from_live(LiveParts(model=model, data=(X, Y)), TRAIN).accumulated_step is None
+
+
 class Registered(keras.layers.Layer):
     """Known to Keras."""
 

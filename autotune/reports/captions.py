@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from autotune.reports.findings import energy_by_size, knee, latencies, plateau, step_line
+from autotune.reports.findings import energy_by_size, knee, latencies, plateau, progress, step_line
 from autotune.reports.rows import batches_per_epoch, epoch_seconds, row_of, rows
 from autotune.reports.words import printable
 from autotune.result import Result
@@ -39,6 +39,11 @@ def _throughput(result: Result) -> str:
         text += f" The knee, where larger batches gain no more than {tolerance}, is at {format_count(turning)}."
     flat = plateau(result)
     return text + (f" From {format_count(flat[0])} to {format_count(flat[1])} lies the plateau." if flat else "")
+
+
+def _progress(result: Result) -> str:
+    least = max(progress(result)["progress"], key=lambda point: point[1])[0]
+    return f"The least time is predicted for {format_count(least)}."
 
 
 def _memory(result: Result) -> str:
@@ -91,6 +96,11 @@ def _energy(result: Result) -> str:
 
 _CAPTIONS: dict[str, tuple[str, Callable[[Result], str]]] = {
     "throughput": ("Samples per second, with the interval that holds the true median with 95%.", _throughput),
+    "time to quality": (
+        "Larger batches process more samples per second and learn less from each; progress is what both come to, and "
+        "its inverse the time to a given quality. Predicted, from the step times and the gradient noise scale.",
+        _progress,
+    ),
     "memory": ("Peak memory of the whole process, and the budget that it must stay within.", _memory),
     "step time": ("Median time of a step by batch size.", _step_time),
     "epoch time": ("Time for every sample once, the loading of data not counted.", _epoch_time),

@@ -40,7 +40,7 @@ class Picture(Figure):
 
 
 def figures(results: Sequence[Result]) -> dict[str, Figure]:
-    """The pictures by kind, in the order of a report: throughput, memory, step time, epoch time, latency, energy.
+    """The pictures by kind, in the order of a report, from throughput to energy.
 
     Several results are drawn over each other, with a legend that says how they differ.
     """

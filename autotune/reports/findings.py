@@ -10,11 +10,36 @@ from collections import defaultdict
 
 from autotune.forecast.curve import corrected, curve_of
 from autotune.guide import measured_peaks
+from autotune.quality import quality_of
 from autotune.reports.rows import Row, rows
 from autotune.result import Result
 from autotune.spec import Objective
 from autotune.stats import median, quantile
 from autotune.step_line import StepLine, fit_step_line
+
+
+def progress(result: Result) -> dict[str, list[tuple[int, float]]]:
+    """What makes a batch size train fast, in percent by batch size: throughput and efficiency, and what both come to.
+
+    Throughput and progress are shares of the best among the sizes tried. Empty where that was not asked for, or the
+    noise scale is undetermined.
+    """
+    if result.spec.objective is not Objective.TIME_TO_QUALITY:
+        return {}
+    found = quality_of(result)
+    outlooks = [
+        (o.batch_size, o.efficiency.value, 1 / o.relative_time.value)
+        for o in found.outlooks
+        if o.efficiency and o.relative_time
+    ]
+    if not outlooks or found.line is None:
+        return {}
+    rates = {size: size / found.line.seconds(size) for size, _, _ in outlooks}
+    return {
+        "throughput": [(size, 100 * rate / max(rates.values())) for size, rate in rates.items()],
+        "sample efficiency": [(size, 100 * efficiency) for size, efficiency, _ in outlooks],
+        "progress": [(size, 100 * speed) for size, _, speed in outlooks],
+    }
 
 
 def timed_rows(result: Result) -> list[Row]:

@@ -22,6 +22,7 @@ from autotune.reports.findings import (
     latencies,
     peaks,
     plateau,
+    progress,
     step_line,
     timed_rows,
 )
@@ -119,6 +120,26 @@ def _show_plateau(axes: Axes, span: tuple[int, int], text: str) -> None:
     narrow = span[1] / span[0] < _NARROW
     place = span[1] if narrow else math.sqrt(span[0] * span[1])
     note(axes, (place, 0.03), text, ha="right" if narrow else "center", va="bottom")
+
+
+def draw_progress(axes: Axes, drawn: Sequence[Series]) -> int:
+    """Throughput against sample efficiency, and the progress that both make; that alone of several results."""
+    everything: list[list[Point]] = []
+    for series in drawn:
+        found = progress(series.result)
+        chosen = found if len(drawn) == 1 else {"progress": found["progress"]}
+        for order, (name, points) in enumerate(chosen.items()):
+            shown = variant(series, order) if len(drawn) == 1 else series
+            curve(axes, shown, points, label=name if len(drawn) == 1 else "")
+            everything.append(points)
+        ring(axes, series, found["progress"])
+    batch_axis(axes, _sizes(everything))
+    amount_axis(axes, 100.0)
+    if len(drawn) > 1:
+        return 0
+    result = drawn[0].result
+    sign_legend(axes)
+    return mark_sizes(axes, _marks({"recommended": result.batch_size}, dict(everything[-1]), result))
 
 
 def draw_memory(axes: Axes, drawn: Sequence[Series]) -> int:
@@ -285,6 +306,11 @@ PANELS: dict[str, Panel] = {
         title="Samples per second, with 95% intervals",
         applies=lambda result: bool(timed_rows(result)),
         draw=draw_throughput,
+    ),
+    "time to quality": Panel(
+        title="Progress towards a quality, in % of the best",
+        applies=lambda result: bool(progress(result)),
+        draw=draw_progress,
     ),
     "memory": Panel(title="Peak memory", applies=lambda result: bool(peaks(result)), draw=draw_memory),
     "step time": Panel(title="Time of a step", applies=lambda result: bool(timed_rows(result)), draw=draw_step_time),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from statistics import fmean
 
-from autotune.quality import FEW_STEPS, MOST_GAIN, NEAR, Outlook, Quality, quality_of
+from autotune.quality import CLAMP, FEW_STEPS, MOST_GAIN, NEAR, Outlook, Quality, quality_of
 from autotune.reports.rows import Row, batches_per_epoch, epoch_seconds, row_of
 from autotune.result import AccumulationPlan, Edge, Result, StopReason, TargetAnswer
 from autotune.spec import Objective
@@ -104,6 +104,7 @@ def quality_words(result: Result) -> str:
 
 def _quality(found: Quality, result: Result) -> Iterator[str]:
     yield from _noise(found, result.gradients)
+    yield from _clamping(found)
     if len(found.near_best) > 1:
         sizes = f"{format_count(found.near_best[0])} to {format_count(found.near_best[-1])}"
         yield f"From {sizes}, every size that was tried is predicted within {NEAR:.0%} of the least time."
@@ -130,6 +131,16 @@ def _noise(found: Quality, gradients: Gradients | None) -> Iterator[str]:
         "factor of 2 to 3."
     )
     yield from (f"{note[0].upper()}{note[1:]}." for note in gradients.notes)
+
+
+def _clamping(found: Quality) -> Iterator[str]:
+    half, counted = found.half_throughput_batch_size, found.counted_noise
+    if half and counted is not None and counted != found.noise.value:
+        bound = f"{CLAMP:.0f} times" if counted > half else f"one part in {CLAMP:.0f} of"
+        yield (
+            f"Times are predicted with {format_number(counted)}, {bound} the batch size at which half of the top "
+            "throughput is reached: estimates further out misled in tests."
+        )
 
 
 def _rate(learning_rate: float | None) -> str:

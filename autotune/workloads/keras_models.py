@@ -46,6 +46,7 @@ def workload_of(parts: LiveParts, options: BuildOptions) -> Workload:
     return Workload(
         make_batch=source.make_batch,
         training_step=steps.train if training else None,
+        accumulated_step=steps.accumulate if training and on_torch and _has_keras_step(model) else None,
         inference_step=None if training else steps.predict,
         model=model if on_torch else None,
         name=parts.name,
@@ -67,6 +68,11 @@ def _training(model: Any, data: Any, source: Source) -> Training:
     return Training(type(optimizer).__name__, rate, source.loading.batch_size if first is None else len(first))
 
 
+def _has_keras_step(model: Any) -> bool:
+    """Whether a step of this model is Keras' own, not one that its class brings along."""
+    return str(type(model).train_step.__module__).startswith("keras.")
+
+
 @dataclass(frozen=True)
 class _Steps:
     """The steps of `fit` and of `predict`, on a batch of inputs, targets and weights."""
@@ -78,6 +84,19 @@ class _Steps:
         inputs, targets, weights = _three(_for_backend(batch))
         logs = self.model.train_on_batch(inputs, targets, sample_weight=weights, return_dict=True)
         return float(logs["loss"])
+
+    def accumulate(self, batches: list[Any]) -> Any:
+        """One step of the optimizer on the mean loss of several batches, as Keras' own step has it on torch."""
+        self.model.zero_grad()
+        for batch in batches:
+            inputs, targets, weights = _three(batch)
+            output = self.model(inputs, training=True)
+            loss = self.model.compute_loss(x=inputs, y=targets, y_pred=output, sample_weight=weights, training=True)
+            (self.model.optimizer.scale_loss(loss) / len(batches)).backward()
+        trained = list(self.model.trainable_weights)
+        with torch.no_grad():
+            self.model.optimizer.apply([variable.value.grad for variable in trained], trained)
+        return loss.detach()
 
     def predict(self, batch: Any) -> Any:
         """One forward pass, its output fetched, as `predict` does."""

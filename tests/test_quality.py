@@ -216,7 +216,7 @@ def test_every_report_shows_the_models_side() -> None:
     for shown in (page([result]), markdown([result]), markdown([result, result])):
         assert "sample efficiency" in shown
     for shown in (text, page([result]), markdown([result])):
-        assert "gradient noise scale is 41 samples" in shown
+        assert "gradient noise scale is 41.0 samples" in shown
     assert "The model has BatchNorm" in text and "Look for the learning rate around" in text
     assert "steps in 2 epochs" in page([result])
     assert "time to quality" in figures([result]) and "time to quality" in figures([result, result])

@@ -1,6 +1,6 @@
 """Objects that a caller already has: packed for another process, and made into a workload.
 
-Needs torch and cloudpickle. Everything travels in one pickle, since apart an optimizer would come back with
+Needs torch. Everything travels in one pickle, since apart an optimizer would come back with
 parameters that are not the model's. With it goes the number of torch's next hook: a process that began to count
 anew would give a hook of its own the number, and so the place, of one that came with the model. Packing only reads:
 the caller's objects and random state stay as they are.
@@ -13,13 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-import cloudpickle
 from torch.utils.hooks import RemovableHandle
 
 from autotune.errors import UsageError
 from autotune.workloads import BuildOptions, Workload
 from autotune.workloads.frameworks import adapter_of
 from autotune.workloads.loaders import Loading, unwrapped
+from autotune.workloads.pickling import dumps
 from autotune.workloads.plain import Parts, assemble, built
 from autotune.workloads.sources import source_of
 from autotune.workloads.tracebacks import one_line
@@ -75,7 +75,7 @@ def pack(parts: LiveParts) -> bytes:
     data, collate_fn, loading = unwrapped(parts.data, parts.collate_fn)
     parts = replace(parts, data=data, collate_fn=collate_fn, loading=loading or parts.loading)
     try:
-        return bytes(cloudpickle.dumps((RemovableHandle.next_id, parts)))
+        return dumps((RemovableHandle.next_id, parts))
     except Exception as error:  # whatever a user's __reduce__ raises
         culprit = _unpicklable(parts)
         raise UsageError(
@@ -87,7 +87,7 @@ def pack(parts: LiveParts) -> bytes:
 def _unpicklable(parts: LiveParts) -> str:
     for field in fields(parts):
         try:
-            cloudpickle.dumps(getattr(parts, field.name))
+            dumps(getattr(parts, field.name))
         except Exception:
             return field.name
     return "workload"

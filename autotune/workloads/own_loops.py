@@ -10,13 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import cloudpickle
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from autotune.errors import UsageError, WorkloadError
 from autotune.workloads import BuildOptions, Workload
 from autotune.workloads.fed import FedLoop
 from autotune.workloads.live import LiveParts
+from autotune.workloads.pickling import dumps
 from autotune.workloads.plain import refuse_loop_options
 from autotune.workloads.tracebacks import one_line
 
@@ -90,7 +90,7 @@ class _Steps:
 def portable(parts: LiveParts) -> LiveParts:
     """As they are, if they can be pickled. See `Adapter.portable`."""
     try:
-        cloudpickle.dumps(parts.model)
+        dumps(parts.model)
     except Exception as error:  # whatever a user's __reduce__ raises
         raise UsageError(
             f"{parts.name} and its arguments cannot be sent to another process: {one_line(error)}",

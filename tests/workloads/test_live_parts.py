@@ -251,3 +251,23 @@ def test_a_hook_that_comes_along_keeps_its_place_beside_those_registered_here() 
     packed = subprocess.run([sys.executable, "-c", HOOKED], capture_output=True, check=True).stdout
     shown = subprocess.run([sys.executable, "-c", WATCHED], input=packed, capture_output=True, check=True).stdout
     assert shown.split() == [b"2"]
+
+
+def test_parametrized_modules_come_along_with_their_weights_tied_to_the_optimizer() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)),
+        nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4)),
+        nn.utils.parametrizations.orthogonal(nn.Linear(4, 2)),
+    )
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    packed = pack(LiveParts(model=model, optimizer=optimizer, data=(torch.ones(8, 4), torch.ones(8, 2))))
+    came = unpack(packed).model
+    assert type(came[0]).__name__ == type(model[0]).__name__ == "ParametrizedLinear"
+    assert torch.nn.utils.parametrize.is_parametrized(came[0], "weight")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in came.state_dict().items())
+    x = torch.ones(3, 4)
+    assert torch.equal(came.eval()(x), model.eval()(x))
+    held = {id(parameter) for group in unpack(packed).optimizer.param_groups for parameter in group["params"]}
+    assert len(held) == len(list(model.parameters()))

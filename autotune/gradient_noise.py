@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from autotune.bench import Bench
@@ -136,9 +137,9 @@ class _Norms:
 
 
 def _squared(gradient: Tensor) -> Tensor:
-    """In double precision: squares of many small numbers are summed."""
+    """In double precision, where the device has it: squares of many small numbers are summed."""
     dense = gradient.to_dense() if gradient.is_sparse else gradient
-    return dense.double().square().sum()
+    return dense.to(torch.float32 if dense.device.type == "mps" else torch.float64).square().sum()
 
 
 @contextmanager

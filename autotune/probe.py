@@ -312,7 +312,7 @@ class Probe:
         began = time.monotonic()
         attempt = self.executor.run(
             GradientsRequest(
-                batch_size=base,  # at most halves of it are in memory at a time
+                batch_size=base,  # a step is over halves of it at most, which fit
                 steps=self.spec.warmup_steps,
                 learning_rate=self.spec.base_learning_rate,
                 seconds=min(WARMUP_SECONDS, self._seconds_left()),

@@ -8,6 +8,8 @@ Needs transformers and keras. Nothing is downloaded, and nothing in the package 
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 import os
 import tempfile
 import time
@@ -29,7 +31,8 @@ BUDGET = "1536MiB"
 EXPLANATION = f"""\
 `find_batch_size(trainer, objective="memory")` and `find_batch_size(build_model, images, classes, objective="memory")`
 within {BUDGET}, at most the {SAMPLES} samples of the dataset. The largest batch size was confirmed in so many fresh
-processes; 'next' says why its successor was refused. The forecast's error is the median over the trials."""
+processes; 'next' says why its successor was refused. The forecast's error is the median over the trials. Where only
+some architectures were named, the rows of the others are those of the run before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +140,11 @@ def _summary(rows: Sequence[Row]) -> str:
     return f"{answered} of {len(rows)} architectures have an answer; no line of the package is about any of them."
 
 
+def _earlier(folder: Path) -> list[Probed]:
+    path = folder / "frameworks-cpu.json"
+    return [Probed(**row) for row in json.loads(path.read_text())["rows"]] if path.exists() else []
+
+
 def main() -> None:
     """Probe each architecture named, or all, in its framework."""
     os.environ["KERAS_BACKEND"] = "torch"
@@ -153,7 +161,8 @@ def main() -> None:
         cells=_cells,
         summary=_summary,
     )
-    recording.record(map(probed, options.names), len(options.names))
+    kept = [row for row in _earlier(options.results) if row.architecture not in options.names]
+    recording.record(itertools.chain(kept, map(probed, options.names)), len(kept) + len(options.names))
 
 
 if __name__ == "__main__":

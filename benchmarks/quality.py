@@ -278,11 +278,11 @@ def _summary(rows: Sequence[Row]) -> str:
         for advice in row["advice"]:
             ways.setdefault(advice["way"], []).extend(advice["ratios"])
     lines = [
-        f"| {way} | {_mean(ratios):.2f} | {max(ratios):.2f} | {sum(r <= 1.15 for r in ratios)} of {len(ratios)} |"
+        f"- {way}: {_mean(ratios):.2f} in the geometric mean, {max(ratios):.2f} at worst, within 1.15 in "
+        f"{sum(ratio <= 1.15 for ratio in ratios)} of {len(ratios)}"
         for way, ratios in ways.items()
     ]
-    head = ["| way | geometric mean | worst | within 1.15 of the best |", "| --- | --- | --- | --- |"]
-    return "\n".join(["Over all tasks and losses, time to the loss as a multiple of the best:", "", *head, *lines])
+    return "\n".join(["Time to a loss as a multiple of the best batch size's, over all tasks and losses:", "", *lines])
 
 
 def main() -> None:

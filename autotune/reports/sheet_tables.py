@@ -158,7 +158,8 @@ def _quality_cells(outlook: Outlook, result: Result) -> dict[str, Cell]:
 def _span(span: Span, show: Callable[[float], str]) -> Cell:
     """A figure with its interval, where they differ."""
     low, high = show(span.low), show(span.high)
-    return Cell(text=f"{show(span.value)} ({low} to {high})" if low != high else show(span.value), number=span.value)
+    interval = f" ({low.rstrip('%x')}-{high})" if low != high else ""  # the unit once
+    return Cell(text=show(span.value) + interval, number=span.value)
 
 
 def workers_table(result: Result) -> Table | None:

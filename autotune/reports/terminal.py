@@ -7,7 +7,7 @@ Only the named colours of the terminal's own theme are used, so light and dark b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from io import StringIO
 
 from rich import box
@@ -65,7 +65,7 @@ def report(result: Result, width: int) -> RenderableType:
     """The whole report for a console `width` columns wide: what ran, the table, the answer and the cautions."""
     parts: list[RenderableType] = [_heading(result), Text(), table(result, width), Text(), Text(answer(result))]
     if (figures := quality_table(result)) is not None:
-        parts += [Text(), as_rich(figures, width), Text()]
+        parts += [Text(), as_rich(figures, width, without=("batches/epoch", "epoch time")), Text()]
     parts += [Text.assemble(("Model: ", "bold"), text) for text in filter(None, [quality_words(result)])]
     parts += [Text.assemble(("Data: ", "bold"), text) for text in filter(None, [feeding(result)])]
     parts += [Text.assemble(("Caution: ", "bold yellow"), caution) for caution in cautions(result)]
@@ -103,13 +103,15 @@ def table(result: Result, width: int = WIDEST_TEXT) -> Table:
     return made
 
 
-def as_rich(figures: Plain, width: int) -> Table:
-    """A table of the written reports for a terminal."""
+def as_rich(figures: Plain, width: int, without: Collection[str] = ()) -> Table:
+    """A table of the written reports for a terminal, without the columns of these headings."""
     made = empty_table(width)
-    for heading in figures.headings:
-        made.add_column(heading.replace(" ", "\n", 1), justify="right")
+    shown = [place for place, heading in enumerate(figures.headings) if heading not in without]
+    for place in shown:
+        made.add_column(figures.headings[place].replace(" ", "\n", 1), justify="right", no_wrap=True)
     for index, row in enumerate(figures.rows):
-        made.add_row(*(cell.text for cell in row), style="bold green" if index == figures.marked_row else "")
+        style = "bold green" if index == figures.marked_row else ""
+        made.add_row(*(row[place].text for place in shown), style=style)
     return made
 
 

@@ -60,12 +60,12 @@ def found(data, **options) -> Result:
 
 
 def test_a_slow_loader_is_seen_with_the_workers_that_the_caller_has(tmp_path: Path) -> None:
-    result = found(DataLoader(Slow(tmp_path), batch_size=2, num_workers=2))
+    result = found(DataLoader(Slow(tmp_path), batch_size=2, num_workers=1))
     assert result.feeding is not None
     (feed,) = result.feeding.feeds
-    assert feed.num_workers == result.num_workers == 2
-    assert len({path.name for path in tmp_path.iterdir()}) >= 4  # two rounds, each with two processes
-    assert feed.mean_seconds > 0.9 * 0.01 * result.batch_size / 2  # two processes sleep so long for each sample
+    assert feed.num_workers == result.num_workers == 1
+    assert len({path.name for path in tmp_path.iterdir()}) >= 2  # a process of its own in each of two rounds
+    assert feed.mean_seconds > 0.9 * 0.01 * result.batch_size  # it sleeps so long for each sample
     assert result.feeding.waiting_fraction(feed) > 0.1
     assert "data takes" in result.summary() and "--tune-workers" in result.summary()
 

@@ -40,16 +40,16 @@ from benchmarks.recording import RESULTS, Cells, Recording, Row
 SIZES = tuple(2**k for k in range(3, 11))
 BASE = 32
 BASE_STEPS = 600
-TARGETS = (0.25, 0.5, 0.8)
-"""The losses to reach: the lowest held-out ones that the base batch size has seen at these shares of its steps."""
+TARGETS = (0.5, 0.75, 0.9)
+"""The losses to reach, as shares of the way from the first held-out loss to the lowest of the base batch size."""
 
 MOST_STEPS, MOST_SAMPLES = 4000, 16 * BASE * BASE_STEPS
-LOOK_SAMPLES = 10 * BASE  # between two looks at the held-out loss
+LOOK_SAMPLES = 4 * BASE  # between two looks at the held-out loss
 
 EXPLANATION = f"""\
-Each batch size trained with each of seven learning rates, a factor of two apart, from several seeds, until it reached
-the lowest held-out losses that batch size {BASE} had seen after {", ".join(f"{t:.0%}" for t in TARGETS)} of
-{BASE_STEPS} steps. Time is the median number of steps times the step time, for the best learning rate. A figure is the
+Each batch size trained with each of seven learning rates, a factor of two apart, from several seeds, until it had come
+{", ".join(f"{t:.0%}" for t in TARGETS)} of the way from the first held-out loss to the lowest that batch size {BASE}
+sees in {BASE_STEPS} steps. Time is the median number of steps times the step time, for the best learning rate. A figure is the
 geometric mean over the losses of that time as a multiple of the best batch size's, and in brackets the worst. 'Advised'
 is `find_batch_size(..., objective="time-to-quality")` at the learning rate that is best for {BASE}, 'fastest' the
 highest throughput, 'knee' the smallest within 5% of it, 'h' half of it. Below: the advice when the warm-up is shorter,
@@ -118,11 +118,11 @@ class Arena:
             for rate in self.task.learning_rates
         }
 
-        def reached(rate: float, share: float) -> float:
-            return median(found[round(share * len(found)) - 1][1] for found in curves[rate])
-
-        best = min(curves, key=lambda rate: sum(reached(rate, share) for share in TARGETS))
-        return [reached(best, share) for share in TARGETS], best
+        first = median(found[0][1] for found in curves[self.task.learning_rates[0]])
+        lowest = min(median(found[-1][1] for found in of_rate) for of_rate in curves.values())
+        targets = [first - share * (first - lowest) for share in TARGETS]
+        best = min(curves, key=lambda rate: median(_steps_to(targets[-1], found) for found in curves[rate]))
+        return targets, best
 
     def times(self, size: int, targets: Sequence[float], step_seconds: float) -> list[float]:
         """Seconds to each target with the best learning rate for it; infinite where none reaches it."""
@@ -131,8 +131,7 @@ class Arena:
         for rate in self.task.learning_rates:
             curves = [self._curve(size, rate, seed, most, targets[-1]) for seed in range(self.seeds)]
             for t, target in enumerate(targets):
-                steps = [next((step for step, loss in found if loss <= target), math.inf) for found in curves]
-                least[t] = min(least[t], median(steps))
+                least[t] = min(least[t], median(_steps_to(target, found) for found in curves))
             if least[-1] < math.inf:
                 most = min(most, math.ceil(1.5 * least[-1]))  # what takes longer is not the best
         return [steps * step_seconds for steps in least]
@@ -156,17 +155,20 @@ class Arena:
         torch.manual_seed(seed)
         model = self.task.build_model()
         optimizer = self.task.build_optimizer(list(model.parameters()), rate)
-        found: list[tuple[int, float]] = []
+        found = [(0, self._held_out_loss(model))]
         lowest, every = math.inf, max(1, LOOK_SAMPLES // size)
         for step, batch in zip(range(1, steps + 1), self._batches(size, seed), strict=False):
             self._train(model, optimizer, batch)
             if step % every == 0:
-                with torch.no_grad():
-                    lowest = min(lowest, float(self.task.loss(model(self.held_out[0]), self.held_out[1])))
+                lowest = min(lowest, self._held_out_loss(model))
                 found.append((step, lowest))
             if lowest <= target:
                 break
         return found
+
+    def _held_out_loss(self, model: nn.Module) -> float:
+        with torch.no_grad():
+            return float(self.task.loss(model(self.held_out[0]), self.held_out[1]))
 
     def _batches(self, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         generator = torch.Generator().manual_seed(seed)
@@ -187,6 +189,10 @@ class Arena:
         loss: Any = self.task.loss(model(batch[0]), batch[1])
         loss.backward()
         optimizer.step()
+
+
+def _steps_to(target: float, found: Sequence[tuple[int, float]]) -> float:
+    return next((step for step, loss in found if loss <= target), math.inf)
 
 
 # Ways to choose

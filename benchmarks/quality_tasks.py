@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-HELD_OUT = 0.25
+HELD_OUT, MOST_HELD_OUT = 0.25, 1000
 CONTEXT = 24  # characters from which the next one is told
 SIDE = 16  # pixels
 
@@ -39,7 +39,7 @@ class Task:
         """Training samples and held-out ones, always the same."""
         x, y = self.load()
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
-        cut = int(len(x) * (1 - HELD_OUT))
+        cut = len(x) - min(int(len(x) * HELD_OUT), MOST_HELD_OUT)
         return (x[order[:cut]], y[order[:cut]]), (x[order[cut:]], y[order[cut:]])
 
 

@@ -51,9 +51,9 @@ Each batch size trained with each of seven learning rates, a factor of two apart
 {", ".join(f"{t:.0%}" for t in TARGETS)} of the way from the first held-out loss to the lowest that batch size {BASE}
 sees in {BASE_STEPS} steps. Time is the median number of steps times the step time, for the best learning rate. A figure
 is the geometric mean over the losses of that time as a multiple of the best batch size's, and in brackets the worst.
-'Advised' is `find_batch_size(..., objective="time-to-quality")` at the learning rate that is best for {BASE}, 'fastest' the
-highest throughput, 'knee' the smallest within 5% of it, 'h' half of it. Below: the advice when the warm-up is shorter,
-the learning rate off, or the base batch size another one."""
+'Advised' is `find_batch_size(..., objective="time-to-quality")` at the learning rate that is best for {BASE}, 'fastest'
+the highest throughput, 'knee' the smallest within 5% of it, 'h' half of it. The last five are the advice when the
+warm-up is shorter, the learning rate off, or the base batch size another one, with step times taken here."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,9 @@ from autotune.forecast.stand_ins import STAND_INS
 
 aten = torch.ops.aten
 
+SEEDING = frozenset({"torch_seed_generator"})
+"""Functions that read a whole number to seed a generator, which decides on no shape: Keras' for dropout and noise."""
+
 
 class Guesses(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Runs each operator, and answers in its place where it needs data.
@@ -69,6 +72,8 @@ class Guesses(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if dtype == torch.bool:
             self._note("a condition on the values of a tensor was taken to be false")
             return False
+        if not dtype.is_floating_point and users_line.function() in SEEDING:
+            return 0
         if not dtype.is_floating_point:
             raise _needs_data("reads a whole number from a tensor")
         if args[0].untyped_storage() in self._found_inf:

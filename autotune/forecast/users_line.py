@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import traceback
 from pathlib import Path
+from types import FrameType
 
 import torch
 
@@ -20,10 +21,21 @@ NONE = "backward pass or optimizer"
 
 def running() -> str:
     """The innermost line of the user's that is running now."""
+    frame = _users_frame()
+    return _told(frame.f_code.co_filename, frame.f_lineno) if frame.f_back is not None else NONE
+
+
+def function() -> str:
+    """The name of the function that it stands in."""
+    return _users_frame().f_code.co_name
+
+
+def _users_frame() -> FrameType:
+    """The innermost frame of the user's; the outermost of all where there is none."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(NOBODYS):
         frame = frame.f_back
-    return _told(frame.f_code.co_filename, frame.f_lineno) if frame.f_back is not None else NONE
+    return frame
 
 
 def that_raised(error: BaseException) -> str:

@@ -1,8 +1,8 @@
 """LightningModules: a step is what Lightning's Trainer does with one batch, on its own fit and validation loops.
 
 Needs lightning or pytorch_lightning, whichever the module comes from, and greenlet. Of the caller's Trainer those
-settings count that are part of a step: precision and gradient clipping. A trial's Trainer neither logs, saves nor
-validates.
+settings count that are part of a step: precision, gradient clipping and accumulation. A trial's Trainer neither logs,
+saves nor validates.
 """
 
 from __future__ import annotations

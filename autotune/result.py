@@ -253,5 +253,5 @@ def write_whole(path: Path, content: bytes) -> None:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise ResultFileError(
-            f"{path} cannot be written: {error.strerror}.", remedy="Give another --output, or free some space."
+            f"{path} cannot be written: {error.strerror}.", remedy="Give another path, or free some space."
         ) from error

@@ -11,6 +11,7 @@ import ctypes
 import os
 import re
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,11 +151,10 @@ def _kernel_lists_children() -> bool:
 def _children(pid: int) -> list[int]:
     """Children are listed by the thread that started them."""
     children: list[int] = []
-    for listing in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            children += map(int, listing.read_text().split())
-        except OSError:  # the thread has ended
-            continue
+    with suppress(OSError):  # the process has ended
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(OSError):  # the thread has ended
+                children += map(int, (thread / "children").read_text().split())
     return children
 
 

@@ -130,5 +130,4 @@ _NOTES = {aten._ctc_loss.Tensor: "the texts that ctc_loss aligns were taken to b
 def _needs_data(deed: str) -> NoForecastError:
     return NoForecastError(
         f"{users_line.running()} {deed}, so the step cannot be followed without data.",
-        remedy="Its memory can only be measured: autotune does that, one batch size at a time.",
     )

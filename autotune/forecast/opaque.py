@@ -142,7 +142,6 @@ class Rehearsal:
             except Exception as error:
                 raise NoForecastError(
                     f"{func} tells its memory only when it runs, and it failed on zeros: {one_line(error)}",
-                    remedy="Its memory can only be measured: autotune does that, one batch size at a time.",
                 ) from error
 
     def _told(self, value: Any) -> Any:

@@ -39,7 +39,6 @@ class Twin:
         if layouts is None:
             raise NoForecastError(
                 "The model holds sparse, quantized or custom tensors, which cannot be followed without data.",
-                remedy="Its memory can only be measured: autotune does that, one batch size at a time.",
             )
         self._stand_ins = without_data(layouts, device)
         for real, fake in zip(self._held, self._stand_ins, strict=True):

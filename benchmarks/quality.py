@@ -50,7 +50,8 @@ EXPLANATION = f"""\
 Each batch size trained with each of seven learning rates, a factor of two apart, from several seeds, until it had come
 {", ".join(f"{t:.0%}" for t in TARGETS)} of the way from the first held-out loss to the lowest that batch size {BASE}
 sees in {BASE_STEPS} steps. Time is the median number of steps times the step time, for the best learning rate. A figure
-is the geometric mean over the losses of that time as a multiple of the best batch size's, and in brackets the worst.
+is the geometric mean over the losses reached of that time as a multiple of the best batch size's, and in brackets the
+worst: 'never' where a loss was not reached in {MOST_STEPS:,} steps or {MOST_SAMPLES:,} samples at any learning rate.
 'Advised' is `find_batch_size(..., objective="time-to-quality")` at the learning rate that is best for {BASE}, 'fastest'
 the highest throughput, 'knee' the smallest within 5% of it, 'h' half of it. The last five are the advice when the
 warm-up is shorter, the learning rate off, or the base batch size another one, with step times taken here."""
@@ -265,17 +266,22 @@ def _cells(row: Row) -> Cells:
     cells = {
         "task": row["task"],
         "noise scale": f"{noise[0]} ({noise[1]} to {noise[2]})",
-        "h": "" if row["half"] is None else f"{row['half']:.3g}",
+        "h in samples": "" if row["half"] is None else f"{row['half']:.3g}",
         "best": ", ".join(map(str, row["best"])),
     }
     for advice in row["advice"]:
         ratios = advice["ratios"]
-        cells[advice["way"]] = f"{advice['batch_size']}: {_mean(ratios):.2f} ({max(ratios):.2f})"
+        cells[advice["way"]] = f"{advice['batch_size']}: {_mean(ratios):.2f} ({_worst(ratios)})"
     return cells | {"minutes": f"{row['seconds'] / 60:.1f}"}
 
 
 def _mean(ratios: Sequence[float]) -> float:
-    return math.inf if math.inf in ratios else geometric_mean(ratios)
+    """Over the losses that were reached."""
+    return geometric_mean([ratio for ratio in ratios if ratio < math.inf] or [math.inf])
+
+
+def _worst(ratios: Sequence[float]) -> str:
+    return "never" if math.inf in ratios else f"{max(ratios):.2f}"
 
 
 def _summary(rows: Sequence[Row]) -> str:
@@ -284,11 +290,18 @@ def _summary(rows: Sequence[Row]) -> str:
         for advice in row["advice"]:
             ways.setdefault(advice["way"], []).extend(advice["ratios"])
     lines = [
-        f"- {way}: {_mean(ratios):.2f} in the geometric mean, {max(ratios):.2f} at worst, within 1.15 in "
+        f"- {way}: {_mean(ratios):.2f} in the geometric mean, {_reached_worst(ratios)}, within 1.15 in "
         f"{sum(ratio <= 1.15 for ratio in ratios)} of {len(ratios)}"
         for way, ratios in ways.items()
     ]
     return "\n".join(["Time to a loss as a multiple of the best batch size's, over all tasks and losses:", "", *lines])
+
+
+def _reached_worst(ratios: Sequence[float]) -> str:
+    reached = [ratio for ratio in ratios if ratio < math.inf]
+    worst = f"{max(reached):.2f} at worst" if reached else "none reached"
+    missed = len(ratios) - len(reached)
+    return f"{worst}, {missed} never reached" if missed and reached else worst
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,7 @@ from autotune.spec import (
 )
 from autotune.store import FileJournal, NoJournal
 from autotune.units import parse_budget, parse_duration, parse_noise, parse_share
+from autotune.verify import verify
 
 if TYPE_CHECKING:
     from autotune.estimate import Estimate, Place, Question
@@ -261,7 +262,56 @@ def find_batch_size(
     path = None if output is None else Path(output)
     in_process = home != "cpu" and spec.device == home
     probe_parts = _probe_in_process if in_process else partial(_probe_in_children, verbose=verbose)
-    return probe_parts(spec, parts, listener, path, resume=resume)
+    result = probe_parts(spec, parts, listener, path, resume=resume)
+    vars(result)[_PARTS] = parts
+    return result
+
+
+_PARTS = "_parts"
+"""Where a result keeps the live objects that it is about, beside its fields: neither saved nor compared."""
+
+
+def verify_result(
+    result: Result,
+    candidates: int = 3,
+    budget: str | float = "20m",
+    *,
+    epochs: int | None = None,
+    quiet: bool = False,
+    verbose: bool = False,
+    listener: Listener | None = None,
+) -> Result:
+    """See whether a result's prediction holds. See `Result.verify`.
+
+    Args:
+        result: of a file, a class, or of `find_batch_size` in this process.
+        candidates: how many batch sizes to train.
+        budget: for their training in all: seconds, or text like "20m".
+        epochs: how many are planned, where the probe was not told.
+        quiet: no live lines, where no listener is given.
+        verbose: show on the standard error stream what the workers print.
+        listener: is told of each training.
+
+    Raises:
+        AutotuneError: see `autotune.errors`.
+        KeyboardInterrupt: interrupted before two batch sizes were trained.
+    """
+    parts: LiveParts | None = vars(result).get(_PARTS)
+    if parts is None and isinstance(result.spec.workload, LiveWorkload):
+        raise UsageError(
+            "This result is about objects of a Python process, which its file does not hold.",
+            remedy="Call verify() on the result that find_batch_size() returned.",
+        )
+    told = listener or (Silence() if quiet else _live_lines())
+    seconds = parse_duration(budget) if isinstance(budget, str) else budget
+    with ExitStack() as stack:
+        workload = result.spec.workload if parts is None else stack.enter_context(in_a_file(parts))
+        spec = msgspec.structs.replace(result.spec, workload=workload)
+        executor = stack.enter_context(ChildExecutor(spec, verbose=verbose))
+        stack.callback(told.ended, None)
+        told.opening(spec)
+        opened = executor.open(dry=True)
+        return verify(result, opened, executor, told, count=candidates, budget_seconds=seconds, epochs=epochs)
 
 
 def run_estimate(

@@ -36,8 +36,7 @@ def measure_gradients(bench: Bench, request: GradientsRequest) -> Gradients:
     """
     model = _model_of(bench)
     size, count, notes = split(request.batch_size, model, bench.smallest_batch_size)
-    if request.learning_rate is not None:
-        _set_learning_rate(bench.workload.optimizer, request.learning_rate)
+    _set_learning_rate(bench, request.learning_rate)
     squares: list[float] = []
     mean_squares: list[float] = []
     losses: list[float] = []
@@ -48,15 +47,16 @@ def measure_gradients(bench: Bench, request: GradientsRequest) -> Gradients:
             square, mean_square = norms.taken()
             squares.append(count * square)  # a micro-batch's share of the gradient is 1/count of its own
             mean_squares.append(mean_square)
-            if not math.isfinite(losses[-1] + square):
+            if not math.isfinite(losses[-1] + square + mean_square):
                 break
     training = _training(bench)
+    finite = sum(map(math.isfinite, map(sum, zip(losses, squares, mean_squares, strict=True))))  # all but the last
     return Gradients(
         micro_batch_size=size,
         micro_batches=count,
-        square_norms=tuple(squares),
-        mean_square_norms=tuple(mean_squares),
-        losses=tuple(losses),
+        square_norms=tuple(squares[:finite]),
+        mean_square_norms=tuple(mean_squares[:finite]),
+        losses=tuple(losses[:finite]),
         optimizer=training.optimizer,
         learning_rate=training.learning_rate,
         has_diverged=has_diverged(losses),
@@ -101,11 +101,13 @@ def _step(bench: Bench, size: int, count: int) -> float:
     return float(loss.detach() if isinstance(loss, Tensor) else loss)
 
 
-def _set_learning_rate(optimizer: Any, learning_rate: float) -> None:
-    if optimizer is None:
+def _set_learning_rate(bench: Bench, asked: float | None) -> None:
+    """As asked, or as it is now: a schedule that only begins would leave the warm-up without any."""
+    rate = asked if asked is not None else _training(bench).learning_rate
+    if rate is not None and bench.workload.set_learning_rate is not None:
+        bench.workload.set_learning_rate(rate)
+    elif asked is not None:
         raise UsageError("the learning rate of this loop is its own: set it there, not by --base-lr")
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
 
 
 def _training(bench: Bench) -> Training:

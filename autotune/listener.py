@@ -9,7 +9,7 @@ from autotune.forecast.records import Forecast
 from autotune.progress import Ahead
 from autotune.result import Result
 from autotune.spec import ProbeSpec
-from autotune.trial import Trial
+from autotune.trial import Curve, Trial
 
 
 class Listener(Protocol):
@@ -51,6 +51,18 @@ class Listener(Protocol):
         """Steps are about to be fed by the caller's DataLoader, with each of these numbers of workers."""
         ...
 
+    def trainings_planned(self, batch_sizes: tuple[int, ...], seconds_each: float, held_out_samples: int) -> None:
+        """These batch sizes are about to be trained for so long each, and judged by what is held out."""
+        ...
+
+    def training_started(self, batch_size: int, learning_rate: float | None, seconds_left: float) -> None:
+        """One of them is about to be trained, with this learning rate or its own; so long remains for all."""
+        ...
+
+    def training_ended(self, curve: Curve) -> None:
+        """It has been trained."""
+        ...
+
     def warned(self, text: str) -> None:
         """Something the user should know."""
         ...
@@ -88,6 +100,15 @@ class Silence:
         """Say nothing."""
 
     def feeding_started(self, num_workers: tuple[int, ...]) -> None:
+        """Say nothing."""
+
+    def trainings_planned(self, batch_sizes: tuple[int, ...], seconds_each: float, held_out_samples: int) -> None:
+        """Say nothing."""
+
+    def training_started(self, batch_size: int, learning_rate: float | None, seconds_left: float) -> None:
+        """Say nothing."""
+
+    def training_ended(self, curve: Curve) -> None:
         """Say nothing."""
 
     def warned(self, text: str) -> None:

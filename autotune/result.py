@@ -15,7 +15,7 @@ import msgspec
 from autotune.errors import AutotuneError, ResultFileError
 from autotune.forecast.records import Forecast
 from autotune.spec import ProbeSpec
-from autotune.trial import SCHEMA_VERSION, Contest, Environment, Feeding, Gradients, Record, Trial, WorkloadFacts
+from autotune.trial import SCHEMA_VERSION, Contest, Curve, Environment, Feeding, Gradients, Record, Trial, WorkloadFacts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,13 +103,29 @@ class Spent(Record, frozen=True):
     gradients_seconds: float = 0.0
 
 
-class Result(Record, frozen=True):
+class Verification(Record, frozen=True):
+    """Some batch sizes really trained, for equal wall time, the one predicted to be best first among the `curves`.
+
+    `seconds_each` is how long each was trained, `planned_seconds` how long the whole training that is planned takes at
+    the predicted size (None: not known). `failures` says of sizes that could not be trained why.
+    """
+
+    curves: tuple[Curve, ...]
+    seconds_each: float
+    held_out_samples: int
+    planned_seconds: float | None = None
+    failures: tuple[str, ...] = ()
+    is_interrupted: bool = False
+
+
+class Result(Record, frozen=True, dict=True):
     """All that a probe found. `budget_bytes` is what the training process may use in all.
 
     `feeding` tells how fast the caller's DataLoader feeds the batch size recommended; None where the data is not read
     by one. `gradients` are those of the short training that tells the noise scale, `no_gradients` why there was none;
-    both are empty where it was not asked for. Where `forecast` is None, `no_forecast` says why, likewise. `warnings`
-    are about the figures, `advice` about training with the batch size recommended; nothing of it is applied.
+    both are empty where it was not asked for. `verification` is there once `verify` was called. Where `forecast` is
+    None, `no_forecast` says why, likewise. `warnings` are about the figures, `advice` about training with the batch
+    size recommended; nothing of it is applied.
     """
 
     spec: ProbeSpec
@@ -128,6 +144,7 @@ class Result(Record, frozen=True):
     feeding: Feeding | None = None
     gradients: Gradients | None = None
     no_gradients: str = ""
+    verification: Verification | None = None
     forecast: Forecast | None = None
     no_forecast: str = ""
     isolated: bool = True
@@ -173,6 +190,33 @@ class Result(Record, frozen=True):
         target = Path(path)
         write_whole(target, msgspec.json.format(msgspec.json.encode(self), indent=1))
         return target
+
+    def verify(
+        self, candidates: int = 3, budget: str | float = "20m", *, epochs: int | None = None, quiet: bool = False
+    ) -> Result:
+        """Train the recommended batch size and others for equal wall time, to see whether the prediction holds.
+
+        Each is trained on a copy from the same start, with the learning rate advised for it, on a part of the data, and
+        judged by the loss on the rest. Objects that were given to `find_batch_size` are copied as they are now.
+
+        Args:
+            candidates: how many batch sizes.
+            budget: for their training in all: seconds, or text like "20m". Starting up and looking at the loss add
+                to it.
+            epochs: how many are planned, where the probe was not told. A run of less than half of that training never
+                overrules the prediction.
+            quiet: print no live lines to the standard error stream.
+
+        Returns:
+            This result with its `verification`; `batch_size` is another where that overruled the prediction.
+
+        Raises:
+            UsageError: there is nothing to compare, the data cannot be divided, or the loss of the steps is not seen.
+            WorkloadError: the model failed; carries the traceback.
+        """
+        from autotune.api import verify_result  # the ways in stand above the records
+
+        return verify_result(self, candidates, budget, epochs=epochs, quiet=quiet)
 
     def summary(self) -> str:
         """The recommendation in one plain paragraph."""

@@ -165,6 +165,29 @@ class Gradients(Record, frozen=True):
     notes: tuple[str, ...] = ()
 
 
+class Curve(Record, frozen=True):
+    """How the loss on data held out fell in a training with one batch size, each time it was looked at.
+
+    `seconds` are those spent on training by then, the first look being before it; `losses` the means over the parts
+    held out. `reached_losses` is the loss of each part, the mean of those few looks in a row where it was least: the
+    parts are the same for every batch size, so they can be compared one by one. Where training diverged, the curve ends
+    with the last number. A `learning_rate` of None is the optimizer's own.
+    """
+
+    batch_size: int
+    steps: int
+    seconds: tuple[float, ...]
+    losses: tuple[float, ...]
+    reached_losses: tuple[float, ...]
+    learning_rate: float | None = None
+    has_diverged: bool = False
+
+    @property
+    def reached_loss(self) -> float:
+        """The mean over the parts."""
+        return fmean(self.reached_losses)
+
+
 class Trial(Record, frozen=True):
     """One measurement of one batch size: what was tried, why, and what became of it.
 

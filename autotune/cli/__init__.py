@@ -22,6 +22,7 @@ from autotune.cli.options import EXIT_CODES, PROGRAM
 from autotune.cli.probing import probe, show
 from autotune.cli.reporting import report
 from autotune.cli.screen import complain, print_result
+from autotune.cli.verifying import verify
 from autotune.errors import EXIT_INTERRUPTED, AutotuneError, UnsavedResultError, UsageError, WorkloadError
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def cli(ctx: click.Context) -> None:
         ctx.exit(UsageError.exit_code)
 
 
-for _command in (probe, estimate, show, report, compare):
+for _command in (probe, verify, estimate, show, report, compare):
     cli.add_command(_command)
 
 

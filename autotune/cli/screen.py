@@ -65,6 +65,16 @@ def print_result(result: Result, *, quiet: bool) -> None:
     print_report(lambda width: report(result, width))
 
 
+def print_verification(result: Result, *, quiet: bool) -> None:
+    """Print what a verification found, or the batch size to use alone."""
+    if quiet:
+        click.echo(str(result.batch_size))
+        return
+    from autotune.reports.terminal import verification
+
+    print_report(lambda width: verification(result, width))
+
+
 def print_report(made: Callable[[int], RenderableType]) -> None:
     """Print what is made for the width of the standard output."""
     from autotune.reports.terminal import WIDEST_TEXT

@@ -12,6 +12,7 @@ from autotune.forecast.records import Forecast, Rules
 from autotune.spec import Precision
 from autotune.trial import (
     Contest,
+    Curve,
     Environment,
     Evidence,
     Feeding,
@@ -87,6 +88,23 @@ class GradientsRequest(Record, frozen=True, tag="gradients"):
     timeout_seconds: float = 300.0
 
 
+class TrainRequest(Record, frozen=True, tag="train"):
+    """Train for so many seconds with this batch size, in a fresh process, and look at the loss on data held out.
+
+    Of the data, `held_out_samples` are held out, chosen by the seed, and their loss is told for parts of `part_size`,
+    before training and at `looks` equal intervals. `learning_rate` is set where it is not None.
+    """
+
+    batch_size: int
+    seconds: float
+    held_out_samples: int
+    part_size: int
+    learning_rate: float | None = None
+    looks: int = 20
+    seed: int = 0
+    timeout_seconds: float = 300.0
+
+
 class ForecastRequest(Record, frozen=True, tag="forecast"):
     """Forecast the memory of steps without running them.
 
@@ -114,7 +132,7 @@ class ForecastRequest(Record, frozen=True, tag="forecast"):
     timeout_seconds: float = 60.0
 
 
-Request = TrialRequest | ContestRequest | FeedRequest | GradientsRequest | ForecastRequest
+Request = TrialRequest | ContestRequest | FeedRequest | GradientsRequest | TrainRequest | ForecastRequest
 
 
 class Attempt(Record, frozen=True, tag="attempt"):
@@ -125,6 +143,7 @@ class Attempt(Record, frozen=True, tag="attempt"):
     contest: Contest | None = None
     feeding: Feeding | None = None
     gradients: Gradients | None = None
+    curve: Curve | None = None
     forecast: Forecast | None = None
     evidence: Evidence | None = None
 

@@ -17,7 +17,16 @@ import psutil
 
 from autotune.devices import host
 from autotune.errors import AutotuneError, NothingFitsError, WorkloadError
-from autotune.executors import OVERRUN_FACTOR, Attempt, ContestRequest, ForecastRequest, Opened, Request, TrialRequest
+from autotune.executors import (
+    OVERRUN_FACTOR,
+    Attempt,
+    ContestRequest,
+    ForecastRequest,
+    Opened,
+    Request,
+    TrainRequest,
+    TrialRequest,
+)
 from autotune.executors.environment import environment_of
 from autotune.executors.messages import Built, Job
 from autotune.executors.watchdog import Watch
@@ -113,7 +122,9 @@ class ChildExecutor:
 
     def run(self, request: Request) -> Attempt:
         """Run a request in a child. See `Executor.run`."""
-        wants_fresh = isinstance(request, TrialRequest | ContestRequest) and request.fresh_process
+        wants_fresh = isinstance(request, TrainRequest) or (
+            isinstance(request, TrialRequest | ContestRequest) and request.fresh_process
+        )
         if isinstance(request, ForecastRequest) and not self._forks:  # it uses up the workload that it is made on
             return self._run_once(request, dry=True)
         if wants_fresh or (self._on_cpu and not self._forks):

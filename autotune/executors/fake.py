@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from autotune.executors import (
     Attempt,
@@ -17,12 +18,14 @@ from autotune.executors import (
     GradientsRequest,
     Opened,
     Request,
+    TrainRequest,
     TrialRequest,
 )
 from autotune.forecast.records import Composition, Footprint, Forecast
 from autotune.trial import (
     Conditions,
     Contest,
+    Curve,
     Environment,
     Evidence,
     Feed,
@@ -106,14 +109,17 @@ class FakeExecutor:
         match request:
             case ForecastRequest():
                 return self._forecast(request)
-            case ContestRequest():
-                return Attempt(outcome=Outcome.FITS, contest=self._contest(request))
-            case FeedRequest():
-                return Attempt(outcome=Outcome.FITS, feeding=self._feeding(request))
             case GradientsRequest():
                 return self._gradients(request)
             case TrialRequest():
                 return self._trial(request)
+            case ContestRequest():
+                found: dict[str, Any] = {"contest": self._contest(request)}
+            case FeedRequest():
+                found = {"feeding": self._feeding(request)}
+            case TrainRequest():
+                found = {"curve": self._curve(request)}
+        return Attempt(outcome=Outcome.FITS, **found)
 
     def close(self) -> None:
         """Remember that it was called."""
@@ -168,6 +174,21 @@ class FakeExecutor:
             learning_rate=request.learning_rate or 0.1,
         )
         return Attempt(outcome=Outcome.FITS, gradients=gradients)
+
+    def _curve(self, request: TrainRequest) -> Curve:
+        """A loss that falls by half in as many steps as the modelled noise scale asks for; a part's is its own."""
+        half = 100 * (1 + (self.noise_scale or 0.0) / request.batch_size) * self._step(request.batch_size)
+        seconds = tuple(request.seconds * look / request.looks for look in range(request.looks + 1))
+        losses = tuple(0.5 ** (second / half) for second in seconds)
+        parts = request.held_out_samples // request.part_size
+        return Curve(
+            batch_size=request.batch_size,
+            learning_rate=request.learning_rate,
+            steps=round(request.seconds / self._step(request.batch_size)),
+            seconds=seconds,
+            losses=losses,
+            reached_losses=tuple(losses[-1] * (1 + 0.01 * self._chance.random()) for _ in range(parts)),
+        )
 
     def _peak(self, batch_size: int) -> int:
         modelled = self.base_bytes + self.bytes_per_sample * batch_size

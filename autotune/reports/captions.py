@@ -46,6 +46,12 @@ def _progress(result: Result) -> str:
     return f"The least time is predicted for {format_count(least)}."
 
 
+def _held_out(result: Result) -> str:
+    curves = result.verification.curves if result.verification else ()
+    reached = [f"{format_number(curve.reached_loss)} at {format_count(curve.batch_size)}" for curve in curves]
+    return f"Reached: {', '.join(reached)}."
+
+
 def _memory(result: Result) -> str:
     refused = [row.batch_size for row in rows(result) if row.refusal and not row.refusal.fits]
     text = f"The budget is {format_bytes(result.budget_bytes)}."
@@ -100,6 +106,11 @@ _CAPTIONS: dict[str, tuple[str, Callable[[Result], str]]] = {
         "Larger batches process more samples per second and learn less from each; progress is what both come to, and "
         "its inverse the time to a given quality. Predicted, from the step times and the gradient noise scale.",
         _progress,
+    ),
+    "held-out loss": (
+        "The loss on data held out while the batch sizes were trained, one after the other, from the same start, each "
+        "with the learning rate advised for it.",
+        _held_out,
     ),
     "memory": ("Peak memory of the whole process, and the budget that it must stay within.", _memory),
     "step time": ("Median time of a step by batch size.", _step_time),

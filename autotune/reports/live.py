@@ -22,7 +22,7 @@ from autotune.reports.rows import trial_speed
 from autotune.reports.words import evidence_line, outcome, printable
 from autotune.result import Result
 from autotune.spec import LiveWorkload, PickledWorkload, ProbeSpec
-from autotune.trial import Trial
+from autotune.trial import Curve, Trial
 from autotune.units import format_bytes, format_count, format_number, format_seconds, format_share
 
 REFRESHES_PER_SECOND = 4  # the spinner shares the processor with the trial that is being timed
@@ -93,6 +93,30 @@ class Live:
     def feeding_started(self, num_workers: tuple[int, ...]) -> None:
         """Say with how many workers."""
         self._begin(f"timing the DataLoader with {', '.join(map(str, num_workers))} workers")
+
+    def trainings_planned(self, batch_sizes: tuple[int, ...], seconds_each: float, held_out_samples: int) -> None:
+        """Say what it will cost."""
+        self._stop()
+        sizes, all_seconds = ", ".join(map(format_count, batch_sizes)), len(batch_sizes) * seconds_each
+        self._line(
+            f"training {sizes} for {format_seconds(seconds_each)} each, {format_seconds(all_seconds)} in all and a "
+            f"little more to look at {format_count(held_out_samples)} samples held out"
+        )
+
+    def training_started(self, batch_size: int, learning_rate: float | None, seconds_left: float) -> None:
+        """Say with which learning rate, and how long all will take."""
+        rate = "" if learning_rate is None else f" at a learning rate of {learning_rate:.3g}"
+        self._begin(f"training {format_count(batch_size)}{rate}", f"· about {_whole_seconds(seconds_left)} to go")
+
+    def training_ended(self, curve: Curve) -> None:
+        """Write what it reached."""
+        self._stop()
+        rate = "" if curve.learning_rate is None else f", learning rate {curve.learning_rate:.3g}"
+        end = ", then diverged" if curve.has_diverged else ""
+        self._line(
+            f"{format_count(curve.batch_size):>9}  held-out loss {curve.losses[0]:.4g} to {curve.reached_loss:.4g} in "
+            f"{format_count(curve.steps)} steps{rate}{end}"
+        )
 
     def warned(self, text: str) -> None:
         """Write the warning."""

@@ -37,11 +37,13 @@ def _single(result: ResultSheet) -> Iterator[str]:
     yield f"**{escaped(result.headline)}** {escaped(result.details)}"
     if result.model:
         yield f"**Model:** {escaped(result.model)}"
+    if result.verified:
+        yield f"**Verified:** {escaped(result.verified)}"
     if result.data:
         yield f"**Data:** {escaped(result.data)}"
     yield from _warnings(result)
     yield _table(result.sizes)
-    yield from map(_table, filter(None, (result.quality, result.workers)))
+    yield from map(_table, filter(None, (result.quality, result.trainings, result.workers)))
     yield from _folded(result)
 
 
@@ -51,7 +53,7 @@ def _several(report: Sheet) -> Iterator[str]:
     for result in report.results:
         yield f"**{escaped(result.label)}**: {escaped(result.headline)} {escaped(result.data)}".rstrip()
         yield from _warnings(result)
-        yield from _folded(result, *filter(None, (result.sizes, result.quality, result.workers)))
+        yield from _folded(result, *filter(None, (result.sizes, result.quality, result.trainings, result.workers)))
 
 
 def _warnings(result: ResultSheet) -> Iterator[str]:

@@ -28,7 +28,7 @@ from autotune.reports.findings import (
 )
 from autotune.reports.palette import INK, MUTED, PAPER, SERIES
 from autotune.reports.rows import batches_per_epoch, epoch_seconds, rows
-from autotune.reports.scales import amount_axis, batch_axis, bytes_axis, seconds_axis
+from autotune.reports.scales import amount_axis, batch_axis, bytes_axis, loss_axis, seconds_axis, training_axis
 from autotune.reports.strokes import (
     DENSE,
     Mark,
@@ -46,7 +46,7 @@ from autotune.result import Result
 from autotune.spec import Mode
 from autotune.stats import median
 from autotune.step_line import StepLine
-from autotune.trial import Outcome
+from autotune.trial import Curve, Outcome
 from autotune.units import format_bytes, format_count, format_number, format_seconds, format_share
 
 _FAR_BELOW = 0.35  # where the highest peak is below this share of the budget, the line would flatten the curve
@@ -140,6 +140,26 @@ def draw_progress(axes: Axes, drawn: Sequence[Series]) -> int:
     result = drawn[0].result
     sign_legend(axes)
     return mark_sizes(axes, _marks({"recommended": result.batch_size}, dict(everything[-1]), result))
+
+
+def draw_held_out(axes: Axes, drawn: Sequence[Series]) -> int:
+    """The loss on data held out while each batch size was trained; of several results the recommended one's."""
+    everything: list[Curve] = []
+    for series in drawn:
+        curves = series.result.verification.curves if series.result.verification else ()
+        for order, found in enumerate(curves):
+            if len(drawn) > 1 and found.batch_size != series.result.batch_size:
+                continue
+            shown = variant(series, order) if len(drawn) == 1 else series
+            label = f"batch size {format_count(found.batch_size)}" if len(drawn) == 1 else series.label
+            style: dict[str, Any] = {"color": shown.colour, "marker": shown.marker, "markersize": 4, "linewidth": 1.5}
+            axes.plot(found.seconds, found.losses, **style, label=label)
+            everything.append(found)
+    training_axis(axes, max(found.seconds[-1] for found in everything))
+    loss_axis(axes, [loss for found in everything for loss in found.losses])
+    if len(drawn) == 1:
+        sign_legend(axes)
+    return 0
 
 
 def draw_memory(axes: Axes, drawn: Sequence[Series]) -> int:
@@ -311,6 +331,11 @@ PANELS: dict[str, Panel] = {
         title="Progress towards a quality, in % of the best",
         applies=lambda result: bool(progress(result)),
         draw=draw_progress,
+    ),
+    "held-out loss": Panel(
+        title="Loss on data held out",
+        applies=lambda result: result.verification is not None,
+        draw=draw_held_out,
     ),
     "memory": Panel(title="Peak memory", applies=lambda result: bool(peaks(result)), draw=draw_memory),
     "step time": Panel(title="Time of a step", applies=lambda result: bool(timed_rows(result)), draw=draw_step_time),

@@ -15,6 +15,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from autotune.units import format_bytes, format_count, format_seconds
 
+_FAR = 3.0  # from this ratio on, the end of a curve would be flat on a linear axis
 _MOST_DURATIONS = 9  # ticks of an axis of durations
 _AXIS_CHARACTERS = 58  # so many digits fit side by side below the axes of one picture
 _ROOM = 0.06  # share of a logarithmic axis left free at either end
@@ -113,6 +114,32 @@ def amount_axis(axes: Axes, highest: float) -> None:
     axes.set_ylim(0, top)
     ticks = [tick for tick in MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(0, top) if tick <= top]
     _fix_y(axes, ticks, lambda value: f"{value:,.10g}")
+
+
+def loss_axis(axes: Axes, losses: Sequence[float]) -> None:
+    """A logarithmic axis where the losses fall far and stay above 0, else a linear one."""
+    low, high = min(losses), max(losses)
+    if low > 0 and high / low > _FAR:
+        axes.set_yscale("log")
+        axes.set_ylim(*_log_limits(low, high))
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        ticks = [count * 10.0**power for power in decades for count in (1, 2, 5)]
+    else:
+        margin = 0.08 * (high - low) or 0.5
+        axes.set_ylim(low - margin, high + margin)
+        ticks = list(MaxNLocator(6).tick_values(low, high))
+    _fix_y(axes, [tick for tick in ticks if axes.get_ylim()[0] <= tick <= axes.get_ylim()[1]], "{:.4g}".format)
+
+
+def training_axis(axes: Axes, seconds: float) -> None:
+    """A linear axis of the time spent on training, in seconds or minutes."""
+    unit, length = ("min", _MINUTE) if seconds > 2 * _MINUTE else ("s", 1.0)
+    ticks = [tick * length for tick in MaxNLocator(6).tick_values(0, seconds / length) if tick * length <= seconds]
+    axes.set_xlim(-0.02 * seconds, 1.02 * seconds)
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticklabels([f"{tick / length:g}" for tick in ticks])
+    axes.set_xlabel(f"{unit} of training")
 
 
 def _fix_y(axes: Axes, ticks: Sequence[float], write: Callable[[float], str]) -> None:

@@ -21,9 +21,19 @@ from autotune.reports.sheet_tables import (
     sizes_table,
     speeds_table,
     trials_table,
+    verification_table,
     workers_table,
 )
-from autotune.reports.words import advice, answer, cautions, feeding, forecast_quality, printable, quality_words
+from autotune.reports.words import (
+    advice,
+    answer,
+    cautions,
+    feeding,
+    forecast_quality,
+    printable,
+    quality_words,
+    verification,
+)
 from autotune.result import Result
 from autotune.spec import Mode
 from autotune.units import format_bytes, format_count, format_rate, format_seconds, format_share
@@ -45,7 +55,8 @@ class ResultSheet:
 
     `numbers` are the two that a reader copies: the recommended batch size, and the largest, called what it is. `data`
     tells how the DataLoader keeps up, `workers` in figures where several numbers of workers were timed. `model` and
-    `quality` are the words and the figures of the model's side, where it was asked for.
+    `quality` are the words and the figures of the model's side, where it was asked for; `verified` and `trainings` what
+    became of its predictions in training.
     """
 
     label: str
@@ -59,10 +70,12 @@ class ResultSheet:
     trials: Table
     workers: Table | None
     quality: Table | None
+    trainings: Table | None
     environment: tuple[Fact, ...]
     warnings: tuple[str, ...]
     data: str
     model: str
+    verified: str
     advice: tuple[str, ...]
     recipe: Recipe
 
@@ -111,10 +124,12 @@ def result_sheet(result: Result, label: str) -> ResultSheet:
         trials=trials_table(result),
         workers=workers_table(result),
         quality=quality_table(result),
+        trainings=verification_table(result),
         environment=tuple(_environment(result)),
         warnings=cautions(result),
         data=feeding(result),
         model=quality_words(result),
+        verified=verification(result),
         advice=advice(result),
         recipe=recipe(result),
     )

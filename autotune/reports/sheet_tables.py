@@ -17,7 +17,7 @@ from autotune.reports.words import evidence_line, outcome, printable, verdict
 from autotune.result import Result
 from autotune.spec import Mode, Objective
 from autotune.stats import quantile
-from autotune.trial import Trial
+from autotune.trial import Curve, Trial
 from autotune.units import format_bytes, format_count, format_number, format_seconds, format_share
 
 UNKNOWN = "-"
@@ -160,6 +160,38 @@ def _span(span: Span, show: Callable[[float], str]) -> Cell:
     low, high = show(span.low), show(span.high)
     interval = f" ({low.rstrip('%x')}-{high})" if low != high else ""  # the unit once
     return Cell(text=show(span.value) + interval, number=span.value)
+
+
+def verification_table(result: Result) -> Table | None:
+    """One row a batch size that was trained: how the loss on data held out fell; None where none was."""
+    if result.verification is None:
+        return None
+    curves = sorted(result.verification.curves, key=lambda curve: curve.batch_size)
+    sizes = [curve.batch_size for curve in curves]
+    return _table(
+        f"Trained for {format_seconds(result.verification.seconds_each)} each: loss on data held out",
+        [_training_cells(curve, result.verification.seconds_each) for curve in curves],
+        marked_row=sizes.index(result.batch_size) if result.batch_size in sizes else None,
+    )
+
+
+def _training_cells(curve: Curve, seconds: float) -> dict[str, Cell]:
+    learning = f"{curve.learning_rate:.3g}" if curve.learning_rate is not None else "its own"
+    shares = (0.0, 0.25, 0.5, 0.75, 1.0)
+    return {
+        "batch size": _count(curve.batch_size),
+        "learning rate": Cell(text=learning, number=curve.learning_rate),
+        "steps": _count(curve.steps),
+        **{f"loss at {share:.0%}": _cell(_loss_at(curve, share * seconds), format_number) for share in shares},
+        "reached": _cell(curve.reached_loss, format_number),
+    }
+
+
+def _loss_at(curve: Curve, seconds: float) -> float | None:
+    """The last look up to then, with room for the step that ended later; None where training had diverged."""
+    if curve.seconds[-1] < seconds * (1 - 1e-9) and curve.has_diverged:
+        return None
+    return min(zip(curve.seconds, curve.losses, strict=True), key=lambda look: abs(look[0] - seconds))[1]
 
 
 def workers_table(result: Result) -> Table | None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from matplotlib.axes import Axes
 
-from autotune.reports.palette import INK, MUTED, PAPER, SERIES
+from autotune.reports.palette import INK, MARKERS, MUTED, PAPER, SERIES
 from autotune.result import Result
 
 PANEL_INCHES = (5.6, 3.9)
@@ -104,8 +104,7 @@ def ring(axes: Axes, series: Series, points: Sequence[Point]) -> None:
 
 def variant(series: Series, order: int) -> Series:
     """The series in another colour and with another marker."""
-    looks = zip(SERIES, ("o", "s", "^"), strict=False)
-    colour, marker = list(looks)[order]
+    colour, marker = SERIES[order % len(SERIES)], MARKERS[order % len(MARKERS)]
     return Series(result=series.result, label=series.label, colour=colour, marker=marker)
 
 

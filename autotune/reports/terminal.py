@@ -17,7 +17,7 @@ from rich.text import Text
 
 from autotune.reports.rows import Row, batches_per_epoch, epoch_seconds, rows
 from autotune.reports.sheet_tables import Table as Plain
-from autotune.reports.sheet_tables import quality_table
+from autotune.reports.sheet_tables import quality_table, verification_table
 from autotune.reports.words import (
     advice,
     answer,
@@ -28,6 +28,7 @@ from autotune.reports.words import (
     quality_words,
     verdict,
 )
+from autotune.reports.words import verification as verification_words
 from autotune.result import Result
 from autotune.units import format_bytes, format_count, format_number, format_seconds, format_share
 
@@ -67,10 +68,20 @@ def report(result: Result, width: int) -> RenderableType:
     if (figures := quality_table(result)) is not None:
         parts += [Text(), as_rich(figures, width, without=("batches/epoch", "epoch time")), Text()]
     parts += [Text.assemble(("Model: ", "bold"), text) for text in filter(None, [quality_words(result)])]
+    if result.verification is not None:
+        parts += [Text(), verification(result, width)]
     parts += [Text.assemble(("Data: ", "bold"), text) for text in filter(None, [feeding(result)])]
     parts += [Text.assemble(("Caution: ", "bold yellow"), caution) for caution in cautions(result)]
     parts += [Text.assemble(("Advice: ", "bold"), text) for text in advice(result)]
     return Group(*parts)
+
+
+def verification(result: Result, width: int) -> RenderableType:
+    """What training some batch sizes has shown, for a console `width` columns wide."""
+    figures = verification_table(result)
+    assert figures is not None  # there is something to show
+    words = Text.assemble(("Verified: ", "bold"), verification_words(result))
+    return Group(as_rich(figures, width), Text(), words)
 
 
 def _heading(result: Result) -> Text:

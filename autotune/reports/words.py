@@ -6,16 +6,18 @@ an estimate is called one: what was measured, what is a bound and what is unknow
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from statistics import fmean
 
 from autotune.quality import CLAMP, FEW_STEPS, MOST_GAIN, NEAR, Outlook, Quality, quality_of
 from autotune.reports.rows import Row, batches_per_epoch, epoch_seconds, row_of
-from autotune.result import AccumulationPlan, Edge, Result, StopReason, TargetAnswer
+from autotune.result import AccumulationPlan, Edge, Result, StopReason, TargetAnswer, Verification
 from autotune.spec import Objective
 from autotune.stats import median
 from autotune.trial import Evidence, Feeding, Gradients, Outcome, Trial
 from autotune.units import format_bytes, format_count, format_number, format_rate, format_seconds, format_share
+from autotune.verify import ENOUGH, Judgement, judgement
 
 _WHAT_BECAME = {
     Outcome.OUT_OF_MEMORY: "ran out of memory",
@@ -71,7 +73,9 @@ def verdict(row: Row, result: Result) -> str:
 def paragraph(result: Result) -> str:
     """The answer, the model's side, the data, each caution and each piece of advice, each on a line of its own."""
     lines = [f"Caution: {caution}" for caution in cautions(result)] + [f"Advice: {text}" for text in advice(result)]
-    return "\n".join([*filter(None, [answer(result), quality_words(result), feeding(result)]), *lines])
+    return "\n".join(
+        [*filter(None, [answer(result), quality_words(result), verification(result), feeding(result)]), *lines]
+    )
 
 
 def answer(result: Result) -> str:
@@ -168,6 +172,56 @@ def _few_steps(result: Result) -> Iterator[str]:
             f"That is only {format_count(steps)} steps of the optimizer in {format_count(epochs)} epochs: plan by "
             "steps, not by epochs, or large batches look worse than they are."
         )
+
+
+def verification(result: Result) -> str:
+    """What came of training some batch sizes for a while; empty where that was not done."""
+    return printable(" ".join(_verification(result.verification))) if result.verification else ""
+
+
+def _verification(trained: Verification) -> Iterator[str]:
+    sizes = _listed([format_count(curve.batch_size) for curve in trained.curves])
+    yield (
+        f"{sizes} were trained for {format_seconds(trained.seconds_each)} each from the same start, and judged by the "
+        f"loss on {format_count(trained.held_out_samples)} samples held out."
+    )
+    yield from _judgement(trained, judgement(trained))
+    yield from trained.failures
+    if trained.is_interrupted:
+        yield "It was interrupted before all were trained."
+    yield "Each was trained once: with another seed it may come out otherwise."
+
+
+def _judgement(trained: Verification, found: Judgement) -> Iterator[str]:
+    losses = {curve.batch_size: format_number(curve.reached_loss) for curve in trained.curves}
+    best, predicted = format_count(found.best), format_count(found.predicted)
+    if found.best == found.predicted:
+        yield f"The prediction holds: {best} reached the lowest loss, {losses[found.best]}."
+        return
+    against = f"{losses[found.best]} against {losses[found.predicted]}"
+    if not found.is_lower:
+        yield f"The prediction holds: no size did better than {predicted} by more than chance ({best}: {against})."
+        return
+    if not found.is_sooner:
+        yield f"The prediction holds: {best} reached a lower loss, {against}, but not that of {predicted} any sooner."
+        return
+    share = format_share(found.time_share)
+    yield (
+        f"{best} trained better than {predicted}, which was predicted: a loss of {against}, and to the latter it took "
+        f"{share} of the time."
+    )
+    if found.overrules:
+        yield f"So use {best}."
+    elif trained.planned_seconds is None:
+        yield "How long the whole training takes is not known, so this overrules nothing: give --epochs."
+    else:
+        share = format_share(trained.seconds_each / trained.planned_seconds)
+        minutes = math.ceil(ENOUGH * trained.planned_seconds * len(trained.curves) / 60)
+        yield f"But this is only {share} of the training planned, too little to overrule it: take --budget {minutes}m."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
 
 
 MUCH_WAITING = 0.10

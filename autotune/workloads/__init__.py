@@ -15,6 +15,8 @@ from autotune.trial import Training
 if TYPE_CHECKING:
     from torch import nn
 
+    from autotune.workloads.division import Divide
+
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
@@ -40,7 +42,14 @@ class Workload:
             DataLoader, for one epoch of whole batches; None where the data is not read by one.
         draw: `draw(batch_size)` returns a batch of samples drawn at random, as `make_batch` need not; None where the
             data has none to draw.
+        divide: `divide(held_out_samples, seed)` divides the data in two: a `Division`, whose `train_batch(batch_size)`
+            is the next batch to train on, and whose `held_out(batch_size)` is a list of batches of the rest; None where
+            the data cannot be divided.
+        evaluate: `evaluate(batch)` returns the loss of a batch as a number and trains nothing; None where the loop is
+            the user's own.
         optimizer: the torch optimizer of the steps, where it is known.
+        set_learning_rate: `set_learning_rate(rate)` sets it for all steps to come, whatever a schedule says; None where
+            it is the user's own.
         num_workers: how many workers the caller's own loader has.
     """
 
@@ -57,7 +66,10 @@ class Workload:
     is_fork_safe: bool = True
     make_loader: Callable[[int, int], Iterable[Any]] | None = None
     draw: Callable[[int], Any] | None = None
+    divide: Divide | None = None
+    evaluate: Callable[[Any], float] | None = None
     optimizer: Any = None
+    set_learning_rate: Callable[[float], None] | None = None
     num_workers: int = 0
 
 

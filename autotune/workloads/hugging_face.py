@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
-from transformers import DefaultFlowCallback, Trainer, TrainerCallback
+from transformers import DefaultFlowCallback, SchedulerType, Trainer, TrainerCallback, get_constant_schedule
 
 from autotune.errors import UsageError
 from autotune.trial import Training
@@ -23,8 +23,9 @@ from autotune.workloads import BuildOptions, Workload
 from autotune.workloads.fed import MANY, FedLoop
 from autotune.workloads.frameworks import version_note
 from autotune.workloads.live import LiveParts
-from autotune.workloads.plain import refuse_loop_options
+from autotune.workloads.plain import refuse_loop_options, set_learning_rate
 from autotune.workloads.sources import source_of
+from autotune.workloads.standard_loop import evaluating
 
 TESTED = ("5.23", "5.23")
 
@@ -74,10 +75,13 @@ def workload_of(parts: LiveParts, options: BuildOptions) -> Workload:
         name=parts.name,
         dataset_size=source.dataset_size,
         draw=source.draw,
+        divide=source.divide,
+        evaluate=steps.evaluate if training else None,
+        set_learning_rate=steps.set_learning_rate if training else None,
         make_loader=source.make_loader,
         num_workers=source.loading.num_workers,
         assumptions=(*source.assumptions, *version_note("transformers", TESTED)),
-        training=now if training else None,
+        training=(lambda: _training(trainer)) if training else None,
         accumulation_steps=now.accumulation_steps,
     )
 
@@ -141,6 +145,27 @@ class _Steps:
         assert trainer.model is not None
         trainer.model.eval()
         return trainer.prediction_step(trainer.model, batch, trainer.compute_metrics is None)
+
+    def evaluate(self, batch: Any) -> float:
+        """The loss of a batch, as the evaluation loop has it."""
+        trainer = self._trainer
+        assert trainer.model is not None
+        with evaluating(trainer.model):
+            loss = trainer.prediction_step(trainer.model, batch, prediction_loss_only=True)[0]
+        if loss is None:
+            raise UsageError("the model tells no loss in evaluation, as batches have no labels")
+        return float(loss)
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Of the optimizer, which may be made only when training begins; and from then on the same."""
+        trainer = self._trainer
+        trainer.args.learning_rate = learning_rate
+        trainer.args.lr_scheduler_type = SchedulerType.CONSTANT
+        if trainer.optimizer is not None:
+            set_learning_rate(trainer.optimizer, learning_rate)
+            for group in trainer.optimizer.param_groups:
+                group["initial_lr"] = learning_rate  # what a schedule starts from
+            trainer.lr_scheduler = get_constant_schedule(trainer.optimizer)
 
     def _run(self, loop: FedLoop) -> None:
         trainer = self._trainer

@@ -52,20 +52,28 @@ def workload_of(parts: LiveParts, options: BuildOptions) -> Workload:
         name=parts.name,
         dataset_size=source.dataset_size,
         draw=source.draw,
+        divide=source.divide,
+        evaluate=steps.evaluate if training else None,
+        set_learning_rate=steps.set_learning_rate if training else None,
         make_loader=source.make_loader,
         num_workers=source.loading.num_workers,
         assumptions=(*source.assumptions, *version_note("keras", TESTED)),
-        training=_training(model, parts.data, source) if training else None,
+        training=(lambda: _training(model, parts.data, source)) if training else None,
         is_fork_safe=on_torch,
     )
 
 
 def _training(model: Any, data: Any, source: Source) -> Training:
     """How the caller trains now. Only data that comes in batches tells their size: `fit` is told later."""
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # out of the wrapping that scales losses
+    optimizer = _optimizer(model)
     rate = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
     first = _leaves(data[0])[0] if isinstance(data, keras.utils.PyDataset) else None
     return Training(type(optimizer).__name__, rate, source.loading.batch_size if first is None else len(first))
+
+
+def _optimizer(model: Any) -> Any:
+    """Out of the wrapping that scales losses."""
+    return getattr(model.optimizer, "inner_optimizer", model.optimizer)
 
 
 def _has_keras_step(model: Any) -> bool:
@@ -97,6 +105,20 @@ class _Steps:
         with torch.no_grad():
             self.model.optimizer.apply([variable.value.grad for variable in trained], trained)
         return loss.detach()
+
+    def evaluate(self, batch: Any) -> float:
+        """The loss of a batch, as `evaluate` has it."""
+        inputs, targets, weights = _three(_for_backend(batch))
+        self.model.reset_metrics()  # its loss is a mean over the batches since
+        return float(self.model.test_on_batch(inputs, targets, sample_weight=weights, return_dict=True)["loss"])
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Of the optimizer, in place of a schedule where it has one."""
+        optimizer = _optimizer(self.model)
+        try:
+            optimizer.learning_rate = learning_rate
+        except TypeError as error:
+            raise UsageError(f"the optimizer's learning rate cannot be set: {one_line(error)}") from error
 
     def predict(self, batch: Any) -> Any:
         """One forward pass, its output fetched, as `predict` does."""

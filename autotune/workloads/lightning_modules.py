@@ -25,8 +25,9 @@ from autotune.workloads import BuildOptions, Workload
 from autotune.workloads.fed import FedLoop
 from autotune.workloads.frameworks import version_note
 from autotune.workloads.live import LiveParts
-from autotune.workloads.plain import refuse_loop_options, training_of
+from autotune.workloads.plain import refuse_loop_options, set_learning_rate, training_of
 from autotune.workloads.sources import Source, source_of
+from autotune.workloads.standard_loop import evaluating
 from autotune.workloads.tracebacks import blame
 
 TESTED = ("2.6", "2.6")
@@ -73,6 +74,9 @@ def workload_of(parts: LiveParts, options: BuildOptions) -> Workload:
         name=parts.name,
         dataset_size=source.dataset_size,
         draw=source.draw,
+        divide=source.divide,
+        evaluate=steps.evaluate if accumulates else None,
+        set_learning_rate=steps.set_learning_rate if accumulates else None,
         make_loader=source.make_loader,
         num_workers=source.loading.num_workers,
         assumptions=(*source.assumptions, *version_note(lightning.__name__.partition(".")[0], TESTED)),
@@ -105,6 +109,7 @@ class _Steps:
         self._folder = tempfile.TemporaryDirectory(prefix="autotune-")  # where a module's own callbacks may write
         self._accumulated = 0
         self._loop: FedLoop | None = None
+        self._learning_rate: float | None = None
 
     def train(self, batches: list[Any]) -> Any:
         """One step of the optimizer; returns the loss of the last micro-batch."""
@@ -121,6 +126,27 @@ class _Steps:
             self._loop = FedLoop(lambda loop: self._trainer(loop).validate(self._module, loop, verbose=False))
         return self._loop.step(batch)
 
+    def evaluate(self, batch: Any) -> float:
+        """The loss that `training_step` gives a batch in evaluation mode; nothing is logged."""
+        module = self._module
+        module.log = module.log_dict = lambda *_, **__: None
+        try:
+            with evaluating(module), torch.no_grad(), module.trainer.precision_plugin.train_step_context():
+                outputs = module.training_step(module.trainer.precision_plugin.convert_input(batch), 0)
+        finally:
+            del module.log, module.log_dict
+        return float(outputs["loss"] if isinstance(outputs, dict) else outputs)
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Of the module's optimizers, before each step, whatever a schedule says."""
+        self._learning_rate = learning_rate
+
+    def set_before_step(self, trainer: Any) -> None:
+        """To be called when a step is about to begin."""
+        if self._learning_rate is not None:
+            for optimizer in trainer.optimizers:
+                set_learning_rate(optimizer, self._learning_rate)
+
     def training(self, batch_size: int | None, accumulation_steps: int) -> Training | None:
         """How the caller trains now, once a step has run; None for several optimizers."""
         optimizers = self._module.trainer.optimizers if self._loop is not None else []
@@ -131,14 +157,19 @@ class _Steps:
             **QUIET | self._settings | settings,
             accumulate_grad_batches=micro_batches if self._module.automatic_optimization else 1,
             default_root_dir=self._folder.name,
-            callbacks=[_end_of_step(self._lightning, loop, micro_batches)],
+            callbacks=[_around_steps(self._lightning, loop, micro_batches, self.set_before_step)],
         )
 
 
-def _end_of_step(lightning: ModuleType, loop: FedLoop, micro_batches: int) -> Any:
+def _around_steps(
+    lightning: ModuleType, loop: FedLoop, micro_batches: int, set_before_step: Callable[[Any], None]
+) -> Any:
     """A callback that gives control back after each step of the optimizer, or each batch of validation."""
 
-    class EndOfStep(lightning.Callback):  # type: ignore[misc,name-defined]
+    class AroundSteps(lightning.Callback):  # type: ignore[misc,name-defined]
+        def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+            set_before_step(trainer)
+
         def on_train_batch_end(self, _trainer: Any, _module: Any, outputs: Any, _batch: Any, index: int) -> None:
             if (index + 1) % micro_batches == 0:
                 loop.step_ended(outputs.get("loss") if isinstance(outputs, dict) else outputs)
@@ -146,7 +177,7 @@ def _end_of_step(lightning: ModuleType, loop: FedLoop, micro_batches: int) -> An
         def on_validation_batch_end(self, _trainer: Any, _module: Any, outputs: Any, *_: Any) -> None:
             loop.step_ended(outputs)
 
-    return EndOfStep()
+    return AroundSteps()
 
 
 # Data

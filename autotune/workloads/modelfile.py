@@ -33,7 +33,7 @@ from autotune.workloads.frameworks import adapter_of
 from autotune.workloads.live import LiveParts
 from autotune.workloads.loading import load
 from autotune.workloads.plain import Parts, assemble, built, refuse_loop_options, without_gradients
-from autotune.workloads.sources import Source, dataset_length, from_sample, source_of
+from autotune.workloads.sources import Source, dataset_length, from_function, from_sample, source_of
 from autotune.workloads.tracebacks import blame
 
 SOURCES = ("make_batch", "dataset", "sample")
@@ -109,7 +109,7 @@ def _source(found: Mapping[str, Any]) -> Source:
     if "sample" in found:
         return replace(from_sample(found["sample"], collate_fn), dataset_size=size)
     if "make_batch" in found:
-        return Source(make_batch=found["make_batch"], draw=found["make_batch"], dataset_size=size)
+        return replace(from_function(found["make_batch"]), dataset_size=size)
     source = source_of(found["dataset"], collate_fn)
     return source if size is None else replace(source, dataset_size=size)
 

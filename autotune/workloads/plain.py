@@ -7,24 +7,24 @@ their own, that step runs as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from inspect import Signature
+from functools import partial
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn.parameter import is_lazy
 
-from autotune.errors import UsageError, WorkloadError
+from autotune.errors import UsageError
 from autotune.trial import Training
 from autotune.workloads import BuildOptions, Workload
-from autotune.workloads.batches import describe, is_sequence, move
-from autotune.workloads.calling import LOSS_REMEDY, forward_signature, inference_call, own_loss_call, split_call
+from autotune.workloads.batches import move
+from autotune.workloads.calling import forward_signature, inference_call
 from autotune.workloads.frameworks import adapter_of
 from autotune.workloads.sources import Source
+from autotune.workloads.standard_loop import StandardLoop
 from autotune.workloads.tracebacks import blame
 
 DEFAULT_LEARNING_RATE = 1e-3
@@ -153,7 +153,7 @@ def _standard_loop(parts: Parts, options: BuildOptions) -> Workload:
     optimizer, assumptions = _optimizer_for(model, parts.optimizer) if training else (None, ())
     if moved and optimizer is parts.optimizer and optimizer is not None:
         optimizer.load_state_dict(optimizer.state_dict())  # which moves its state to where the parameters are
-    loop = _Loop(
+    loop = StandardLoop(
         model=_compiled(model) if options.compile else model,
         signature=forward_signature(model),
         loss=parts.loss,
@@ -173,7 +173,10 @@ def _standard_loop(parts: Parts, options: BuildOptions) -> Workload:
         assumptions=(*parts.source.assumptions, *assumptions),
         training=None if parts.optimizer is None else training_of(optimizer, parts.source.loading.batch_size),
         draw=parts.source.draw,
+        divide=parts.source.divide,
+        evaluate=loop.evaluate if training else None,
         optimizer=optimizer,
+        set_learning_rate=partial(set_learning_rate, optimizer) if training else None,
         make_loader=parts.source.make_loader,
         num_workers=parts.source.loading.num_workers,
     )
@@ -188,6 +191,12 @@ def training_of(optimizer: Any, batch_size: int | None, accumulation_steps: int 
         return None
     samples = batch_size and batch_size * accumulation_steps
     return Training(type(optimizer).__name__, rate, samples, accumulation_steps)
+
+
+def set_learning_rate(optimizer: Any, learning_rate: float) -> None:
+    """Of every group of an optimizer's parameters."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
 
 
 def _check_loss(loss: Any) -> None:
@@ -284,92 +293,3 @@ def _check_optimizer(optimizer: Any, trained: Iterable[nn.Parameter]) -> None:
             "The optimizer holds none of the model's parameters: it was made for another model.",
             remedy="Make it from this model's parameters, or give a function: def build_optimizer(parameters): ...",
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Loop:
-    """The standard steps. `optimizer` and `scaler` are None in inference, `dtype` without autocast."""
-
-    model: nn.Module
-    signature: Signature | None
-    loss: Callable[[Any, Any], Any] | None
-    optimizer: Any
-    device_type: str
-    dtype: torch.dtype | None
-    scaler: GradScaler | None
-
-    def training_step(self, batch: Any) -> Tensor:
-        """One optimizer step on one batch; returns its loss."""
-        return self.accumulated_step([batch])
-
-    def accumulated_step(self, batches: list[Any]) -> Tensor:
-        """One optimizer step on the mean loss of several micro-batches; returns the last one's."""
-        assert self.scaler is not None
-        self.optimizer.zero_grad(set_to_none=True)
-        for batch in batches:
-            _output, loss = self._forward(batch)  # the output is held meanwhile, as most training scripts do
-            share: Any = self.scaler.scale(loss / len(batches) if len(batches) > 1 else loss)
-            share.backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return loss.detach()
-
-    def inference_step(self, batch: Any) -> Any:
-        """One forward pass."""
-        with torch.inference_mode(), self._autocast():
-            return inference_call(batch, self.signature, has_loss=self.loss is not None).on(self.model)
-
-    def _forward(self, batch: Any) -> tuple[Any, Tensor]:
-        with self._autocast():
-            call = own_loss_call(batch, self.signature) if self.loss is None else split_call(batch)
-            output = call.on(self.model)
-            loss = _own_loss(output) if self.loss is None else self.loss(output, call.target)
-        return output, _checked_loss(loss)
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device_type, dtype=self.dtype) if self.dtype else nullcontext()
-
-
-def _own_loss(output: Any) -> Any:
-    """The loss in what a model returns: the output itself, its item or attribute `loss`, or its first item.
-
-    Raises:
-        WorkloadError: there is none.
-    """
-    if isinstance(output, Mapping):
-        loss = output.get("loss")
-    elif is_sequence(output):
-        loss = output[0] if output else None
-    else:
-        loss = output if isinstance(output, Tensor) else getattr(output, "loss", None)
-    if isinstance(loss, Tensor) and loss.numel() == 1:
-        return loss
-    raise WorkloadError(
-        f"There is no loss: none was given, and the model returned {describe(output)}, which is not one.",
-        remedy=LOSS_REMEDY,
-    )
-
-
-def _checked_loss(loss: Any) -> Tensor:
-    """The loss, if training can start from it.
-
-    Raises:
-        WorkloadError: it is not one floating-point number that depends on a parameter.
-    """
-    if not isinstance(loss, Tensor):
-        raise WorkloadError(
-            f"The loss is a {type(loss).__name__}, not a tensor.", remedy="Return the tensor itself, without .item()."
-        )
-    if loss.numel() != 1:
-        raise WorkloadError(
-            f"The loss has shape {list(loss.shape)}, but training starts from one number.",
-            remedy="Reduce it: return loss.mean(), or use reduction='mean'.",
-        )
-    if not loss.is_floating_point():
-        raise WorkloadError(f"The loss is {describe(loss)}, not floating-point.", remedy="Return loss.float().")
-    if not loss.requires_grad:
-        raise WorkloadError(
-            "The loss does not depend on any parameter that is trained.",
-            remedy="Look for .detach(), torch.no_grad() or .item() between the model and its loss.",
-        )
-    return loss

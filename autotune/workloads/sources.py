@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import cycle, islice
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from autotune.errors import UsageError
 from autotune.workloads.batches import describe, is_sequence, parts, shape_of
+from autotune.workloads.division import Divide, by_index, by_making, by_order
 from autotune.workloads.loaders import Loading, loader_of, unwrapped
 from autotune.workloads.tracebacks import blame, one_line
 
@@ -42,14 +44,16 @@ class Source:
     """Makes batches. `dataset_size` is in samples, None where unknown; `assumptions` are told to the user.
 
     `draw(batch_size)` makes a batch of samples that are drawn at random, or that follow each other where the data is a
-    stream; None where there is nothing to draw from. `make_loader(batch_size, num_workers)` makes a DataLoader that
-    reads as the caller's does, as `loading` has it; None where the data is not read by one.
+    stream; `divide(held_out_samples, seed)` holds some of them out. Both are None where there is nothing to draw from.
+    `make_loader(batch_size, num_workers)` makes a DataLoader that reads as the caller's does, as `loading` has it; None
+    where the data is not read by one.
     """
 
     make_batch: Callable[[int], Any]
     dataset_size: int | None = None
     assumptions: tuple[str, ...] = ()
     draw: Callable[[int], Any] | None = None
+    divide: Divide | None = None
     make_loader: Callable[[int, int], DataLoader[Any]] | None = None
     loading: Loading = field(default_factory=Loading)
 
@@ -82,8 +86,13 @@ def source_of(
     if isinstance(data, Iterable):
         return _from_iterable(data, collate_fn)
     if callable(data):
-        return Source(make_batch=data, draw=data)
+        return from_function(data)
     raise _unknown(data)
+
+
+def from_function(make_batch: Callable[[int], Any]) -> Source:
+    """A source that asks a function for each batch."""
+    return Source(make_batch=make_batch, draw=make_batch, divide=by_making(make_batch))
 
 
 def from_sample(sample: Any, collate_fn: Callable[[list[Any]], Any] | None = None) -> Source:
@@ -147,10 +156,12 @@ def _from_columns(data: Any) -> Source:
     if size == 0:
         raise _empty()
 
+    take = partial(_taken, data)
     return Source(
-        make_batch=lambda batch_size: _taken(data, torch.arange(batch_size) % size),
+        make_batch=lambda batch_size: take(torch.arange(batch_size) % size),
         dataset_size=size,
-        draw=lambda batch_size: _taken(data, torch.randint(size, (batch_size,))),
+        draw=lambda batch_size: take(torch.randint(size, (batch_size,))),
+        divide=by_index(take, size),
     )
 
 
@@ -185,11 +196,14 @@ def _from_map(dataset: Dataset[Any] | Any, collate_fn: Callable[[list[Any]], Any
     scan = _scan(dataset[index] for index in _spread(size))
     source = _from_scan(scan, size, collate_fn)
 
-    def draw(batch_size: int) -> Any:
-        chosen = [dataset[index] for index in torch.randint(size, (batch_size,)).tolist()]
-        return (collate_fn or default_collate)(chosen)
+    def take(indices: torch.Tensor) -> Any:
+        return (collate_fn or default_collate)([dataset[index] for index in indices.tolist()])
 
-    return replace(source, draw=draw)
+    return replace(
+        source,
+        draw=lambda batch_size: take(torch.randint(size, (batch_size,))),
+        divide=by_index(take, size),
+    )
 
 
 def dataset_length(dataset: Any) -> int | None:
@@ -213,9 +227,12 @@ def _from_iterable(dataset: Iterable[Any], collate_fn: Callable[[list[Any]], Any
     scan = _scan(islice(iterator, SCAN_SAMPLES + 1))
     if scan.ended and scan.seen <= SCAN_SAMPLES:
         size = scan.seen
-    stream = _endless(dataset)
-    draw = lambda batch_size: (collate_fn or default_collate)(list(islice(stream, batch_size)))  # noqa: E731
-    return replace(_from_scan(scan, size, collate_fn), draw=draw if iterator is not dataset else None)
+    source = _from_scan(scan, size, collate_fn)
+    if iterator is dataset:  # what was read of it is gone
+        return source
+    stream, collate = _endless(dataset), collate_fn or default_collate
+    draw = lambda batch_size: collate(list(islice(stream, batch_size)))  # noqa: E731
+    return replace(source, draw=draw, divide=by_order(dataset, collate))
 
 
 def _endless(dataset: Iterable[Any]) -> Iterator[Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -102,12 +102,15 @@ def _step(bench: Bench, size: int, count: int) -> float:
 
 
 def _set_learning_rate(bench: Bench, asked: float | None) -> None:
-    """As asked, or as it is now: a schedule that only begins would leave the warm-up without any."""
-    rate = asked if asked is not None else _training(bench).learning_rate
-    if rate is not None and bench.workload.set_learning_rate is not None:
-        bench.workload.set_learning_rate(rate)
-    elif asked is not None:
+    """As asked; or else as it is now, where it can be held: a schedule that only begins would leave hardly any."""
+    set_learning_rate = bench.workload.set_learning_rate
+    if asked is not None and set_learning_rate is None:
         raise UsageError("the learning rate of this loop is its own: set it there, not by --base-lr")
+    rate = asked if asked is not None else _training(bench).learning_rate
+    if set_learning_rate is None or rate is None:
+        return
+    with nullcontext() if asked is not None else suppress(UsageError):
+        set_learning_rate(rate)
 
 
 def _training(bench: Bench) -> Training:

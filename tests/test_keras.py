@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from example_evaluations import assert_evaluation_leaves_no_trace, assert_learning_rate_counts
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 keras = pytest.importorskip("keras")
@@ -373,19 +372,3 @@ def test_a_backend_that_is_not_there_is_told_as_such(tmp_path: Path) -> None:
 def test_a_model_without_data_says_what_to_give() -> None:
     with pytest.raises(UsageError, match="There is no data"):
         find_batch_size(mlp(), quiet=True)
-
-
-def numbers(workload: Any) -> list[Any]:
-    return [keras.ops.convert_to_numpy(variable).tolist() for variable in workload.model.trainable_variables]
-
-
-def test_looking_at_the_loss_of_a_model_leaves_no_trace_and_its_learning_rate_can_be_set() -> None:
-    def made(**compilation: Any) -> Any:
-        return from_live(LiveParts(model=mlp(**compilation), data=(X, Y)), TRAIN)
-
-    assert_evaluation_leaves_no_trace(made, numbers)
-    assert_learning_rate_counts(made(optimizer="adam"), numbers)
-    scheduled = made()
-    assert scheduled.set_learning_rate is not None
-    with pytest.raises(UsageError, match="learning rate cannot be set"):
-        scheduled.set_learning_rate(0.1)

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from example_evaluations import assert_evaluation_leaves_no_trace, assert_learning_rate_counts
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -271,15 +270,3 @@ def test_three_epochs_with_the_size_found_stay_within_the_budget() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.splitlines()[-1]) <= budget_mib
-
-
-def numbers(workload: Any) -> list[Any]:
-    return [parameter.tolist() for parameter in workload.model.parameters()]
-
-
-def test_looking_at_the_loss_of_a_module_leaves_no_trace_and_its_learning_rate_can_be_set() -> None:
-    def made() -> Any:
-        return from_live(LiveParts(model=Net(), data=Data()), TRAIN)
-
-    assert_evaluation_leaves_no_trace(made, numbers)
-    assert_learning_rate_counts(made(), numbers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from hypothesis import given
@@ -124,6 +125,7 @@ def test_a_training_that_diverges_says_so() -> None:
     measured = measure_gradients(bench, GradientsRequest(batch_size=32, steps=100))
     assert measured.has_diverged and len(measured.losses) < 100
     assert noise_scale(measured).why_not == "training diverged"
+    assert msgspec.json.decode(msgspec.json.encode(measured), type=Gradients) == measured  # no figure that JSON lacks
 
 
 def test_batch_norm_gets_micro_batches_of_eight_at_least_and_it_is_said() -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from example_evaluations import assert_evaluation_leaves_no_trace, assert_learning_rate_counts
 
 pytest.importorskip("accelerate")
 transformers = pytest.importorskip("transformers")
@@ -248,16 +247,3 @@ def test_three_epochs_with_the_size_found_stay_within_the_budget(tmp_path: Path)
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.splitlines()[-1]) <= budget_mib
-
-
-def numbers(workload: Any) -> list[Any]:
-    return [parameter.tolist() for parameter in workload.model.parameters()]
-
-
-def test_looking_at_the_loss_of_a_trainer_leaves_no_trace_and_its_learning_rate_can_be_set(tmp_path: Path) -> None:
-    def made(**settings: Any) -> Any:
-        torch.manual_seed(0)
-        return from_live(unpack(pack(LiveParts(model=trainer_of(tmp_path, **settings)))), TRAIN)
-
-    assert_evaluation_leaves_no_trace(made, numbers)
-    assert_learning_rate_counts(made(warmup_steps=1000, lr_scheduler_type="cosine"), numbers)

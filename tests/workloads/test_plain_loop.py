@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from example_evaluations import assert_evaluation_leaves_no_trace, assert_learning_rate_counts
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -211,16 +210,6 @@ def test_a_trained_optimizer_follows_its_model_to_the_gpu(precision):
     assert optimizer.state[model.weight]["exp_avg"].is_cuda
     x, y = make_batch(8)
     assert workload.training_step((x.cuda(), y.cuda())).is_cuda
-
-
-def test_looking_at_the_loss_leaves_no_trace_and_the_learning_rate_can_be_set():
-    def made():
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.Dropout(0.5), nn.Linear(16, 3))
-        return assemble(parts(model=model, loss=cross_entropy), TRAIN)
-
-    assert_evaluation_leaves_no_trace(made, lambda workload: [p.tolist() for p in workload.model.parameters()])
-    assert_learning_rate_counts(made(), lambda workload: [p.tolist() for p in workload.model.parameters()])
 
 
 def test_a_look_at_the_loss_is_in_evaluation_mode_and_puts_each_part_back():

@@ -227,7 +227,7 @@ def find_batch_size(
         collate_fn=collate_fn,
         training_step=training_step,
         inference_step=inference_step,
-        name=getattr(model, "__name__", type(model).__name__),
+        name=_name_of(model),
     )
     home = _device_of(model)
     spec = ProbeSpec(
@@ -399,7 +399,7 @@ def estimate_memory(
         collate_fn=collate_fn,
         training_step=training_step,
         inference_step=inference_step,
-        name=getattr(model, "__name__", type(model).__name__),
+        name=_name_of(model),
     )
     rules = Rules.CPU if device == "cpu" else Rules.CUDA
     question = Question(
@@ -482,6 +482,13 @@ def in_a_file(parts: LiveParts) -> Iterator[PickledWorkload]:
         path = Path(folder) / "parts.pickle"
         path.write_bytes(packed)
         yield PickledWorkload(path=str(path), search_path=tuple(sys.path), environment=environment, name=parts.name)
+
+
+def _name_of(model: Any) -> str:
+    """What a model is called in reports: by its own class, not by that of a wrapping for several processes."""
+    wrapping = type(model).__name__ in ("DistributedDataParallel", "DataParallel")
+    named = model.module if wrapping else model
+    return str(getattr(named, "__name__", type(named).__name__))
 
 
 def _device_of(model: Any) -> str:

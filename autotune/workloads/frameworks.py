@@ -17,9 +17,13 @@ if TYPE_CHECKING:
     from autotune.workloads.live import LiveParts
 
 ADAPTERS = {
+    ("autotune", "DistributedCopy"): "autotune.workloads.distributed",
     ("autotune", "OwnLoop"): "autotune.workloads.own_loops",
     ("keras", "Model"): "autotune.workloads.keras_models",
     ("lightning", "LightningModule"): "autotune.workloads.lightning_modules",
+    ("torch", "DistributedDataParallel"): "autotune.workloads.distributed",
+    ("torch", "FullyShardedDataParallel"): "autotune.workloads.distributed",
+    ("torch", "FSDPModule"): "autotune.workloads.distributed",
     ("pytorch_lightning", "LightningModule"): "autotune.workloads.lightning_modules",
     ("transformers", "Trainer"): "autotune.workloads.hugging_face",
 }

@@ -9,6 +9,7 @@ overrules nothing: what is ahead early need not be ahead in the end.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -208,17 +209,22 @@ def verify(
     """
     made = plan(result, opened, count, budget_seconds, epochs)
     listener.trainings_planned(made.batch_sizes, made.seconds_each, made.held_out_samples)
-    curves, failures = list[Curve](), list[str]()
+    outcomes: list[Curve | str] = []
     interrupted = False
     try:
-        _train(made, executor, listener, result.spec.seed, (curves, failures))
+        for outcome in _trained(made, executor, listener, result.spec.seed):
+            outcomes.append(outcome)  # one by one: an interruption leaves those before it
     except KeyboardInterrupt:
         interrupted = True
-        if len(curves) < 2:  # which tells nothing
-            raise
+    curves = tuple(outcome for outcome in outcomes if isinstance(outcome, Curve))
+    failures = tuple(outcome for outcome in outcomes if isinstance(outcome, str))
+    if len(curves) < 2:
+        if interrupted:
+            raise KeyboardInterrupt
+        raise AutotuneError(failures[0], remedy="So there is nothing to compare with.")
     verification = Verification(
-        curves=tuple(curves),
-        failures=tuple(failures),
+        curves=curves,
+        failures=failures,
         is_interrupted=interrupted,
         seconds_each=made.seconds_each,
         held_out_samples=made.held_out_samples // made.part_size * made.part_size,
@@ -227,9 +233,8 @@ def verify(
     return verified(result, verification)
 
 
-def _train(made: Plan, executor: Executor, listener: Listener, seed: int, into: tuple[list[Curve], list[str]]) -> None:
-    """Train each, and note its curve or why there is none."""
-    curves, failures = into
+def _trained(made: Plan, executor: Executor, listener: Listener, seed: int) -> Iterator[Curve | str]:
+    """The curve of each batch size, or why there is none; ends where the predicted one has none."""
     for number, (size, rate) in enumerate(zip(made.batch_sizes, made.learning_rates, strict=True)):
         listener.training_started(size, rate, made.seconds - number * made.seconds_each)
         attempt = executor.run(
@@ -245,13 +250,14 @@ def _train(made: Plan, executor: Executor, listener: Listener, seed: int, into: 
             )
         )
         if attempt.curve is not None:
-            curves.append(attempt.curve)
             listener.training_ended(attempt.curve)
-        else:
-            failures.append(_failure(size, attempt))
-            listener.warned(failures[-1])
-        if not curves or (len(failures) == len(made.batch_sizes) - 1):
-            raise AutotuneError(failures[0], remedy="So there is nothing to compare with.")
+            yield attempt.curve
+            continue
+        failure = _failure(size, attempt)
+        listener.warned(failure)
+        yield failure
+        if number == 0:
+            return
 
 
 def _failure(size: int, attempt: Attempt) -> str:

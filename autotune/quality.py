@@ -206,9 +206,9 @@ def _span(figures: list[float]) -> Span:
 
 
 def _near_best(noise: NoiseScale, line: StepLine | None, seconds: Mapping[int, float]) -> tuple[int, ...]:
-    """Ascending, never empty. Without a noise scale, the size nearest to h alone."""
+    """Ascending, never empty. Without a noise scale, the one size nearest to what is known at least."""
     if noise.value is None or noise.low is None or noise.high is None:
-        return (_nearest_to_half(line, seconds),)
+        return (_nearest(_least_best(noise, line), seconds),)
     near = [
         {size for size, time in _relative_times(_clamped(end, line), seconds).items() if time <= 1 + NEAR}
         for end in (noise.low, noise.high, noise.value)
@@ -216,11 +216,21 @@ def _near_best(noise: NoiseScale, line: StepLine | None, seconds: Mapping[int, f
     return tuple(sorted(near[0] & near[1] or near[2]))
 
 
-def _nearest_to_half(line: StepLine | None, seconds: Mapping[int, float]) -> int:
+def _least_best(noise: NoiseScale, line: StepLine | None) -> float | None:
+    """The best batch size if the noise scale is what it is at least, or h where that is more or nothing is known.
+
+    None where no sample costs anything, or too little is known.
+    """
     half = line.half_throughput_batch_size if line else None
-    if half is None:  # no sample costs anything, or too little is known
+    if half is None or not noise.low or noise.low <= half:
+        return half
+    return math.sqrt(_clamped(noise.low, line) * half)
+
+
+def _nearest(target: float | None, seconds: Mapping[int, float]) -> int:
+    if target is None:
         return max(seconds)
-    return min(seconds, key=lambda size: abs(math.log(size / max(half, 1.0))))
+    return min(seconds, key=lambda size: abs(math.log(size / max(target, 1.0))))
 
 
 def recommendation_of(found: Quality, speed: Mapping[int, float]) -> Recommendation:
@@ -238,7 +248,9 @@ def recommendation_of(found: Quality, speed: Mapping[int, float]) -> Recommendat
 def _why(found: Quality) -> str:
     if found.noise.is_determined:
         return f"the smallest predicted within {NEAR:.0%} of the least time to a given quality"
-    half = found.half_throughput_batch_size
-    if half is None:
+    half, least = found.half_throughput_batch_size, _least_best(found.noise, found.line)
+    if half is None or least is None:
         return "the largest, since the step times show no cost of a sample and the noise scale is undetermined"
+    if least > half:
+        return f"the nearest to {least:.3g}, the best if the noise scale, which is undetermined, is the least it can be"
     return f"the nearest to {half:.3g}, where half of the top throughput is reached, as the noise scale is undetermined"

@@ -22,7 +22,7 @@ from autotune.executors.fake import FakeExecutor
 from autotune.listener import Silence
 from autotune.noise_scale import NoiseScale
 from autotune.probe import Probe
-from autotune.quality import learning_rate_gain, quality, quality_of
+from autotune.quality import learning_rate_gain, quality, quality_of, recommendation_of
 from autotune.reports.figures import figures
 from autotune.reports.html import page
 from autotune.reports.markdown import markdown
@@ -78,6 +78,16 @@ def test_without_a_noise_scale_it_is_h() -> None:
     assert found.batch_size == 8
     assert found.near_best == (8,)
     assert all(outlook.relative_time is None for outlook in found.outlooks)
+
+
+@pytest.mark.parametrize(
+    ("least", "best"),
+    [(2.0, 10.0), (9.0, 10.0), (40.0, 20.0), (1000.0, 40.0)],  # the last counts as sixteen times h
+)
+def test_what_is_undetermined_but_at_least_something_is_as_much(least: float, best: float) -> None:
+    found = quality(SPEED, NoiseScale(low=least, why_not="too noisy"), spec(), None)
+    assert 1 / math.sqrt(2) <= found.batch_size / best <= math.sqrt(2)
+    assert ("least it can be" in recommendation_of(found, SPEED).why) == (best > 10.0)
 
 
 @pytest.mark.parametrize(

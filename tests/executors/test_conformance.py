@@ -11,7 +11,15 @@ import torch
 from torch import nn
 
 from autotune.devices import host
-from autotune.executors import ContestRequest, Effort, Executor, ForecastRequest, TrialRequest
+from autotune.executors import (
+    ContestRequest,
+    Effort,
+    Executor,
+    ForecastRequest,
+    GradientsRequest,
+    TrainRequest,
+    TrialRequest,
+)
 from autotune.executors.children import ChildExecutor
 from autotune.executors.fake import FakeExecutor
 from autotune.executors.inprocess import InProcessExecutor
@@ -39,7 +47,7 @@ def spec(workload: WorkloadRef) -> ProbeSpec:
 
 
 def fake(_: Path) -> Executor:
-    return FakeExecutor(budget_bytes=BUDGET_BYTES, dataset_size=640)
+    return FakeExecutor(budget_bytes=BUDGET_BYTES, dataset_size=640, noise_scale=50.0)
 
 
 def forked(path: Path) -> Executor:
@@ -108,6 +116,22 @@ def test_a_contest_times_each_size_in_each_round(executor: Executor) -> None:
     assert contest.batch_sizes == (2, 8)
     assert len(contest.rounds) >= 5
     assert all(len(row) == 2 and min(row) > 0 for row in contest.rounds)
+
+
+def test_a_training_is_looked_at_from_its_start_to_its_end(executor: Executor) -> None:
+    request = TrainRequest(batch_size=8, seconds=0.3, held_out_samples=64, part_size=8, looks=3, learning_rate=0.01)
+    curve = executor.run(request).curve
+    assert curve is not None and (curve.batch_size, curve.learning_rate) == (8, 0.01)
+    assert len(curve.losses) == len(curve.seconds) == 4 and len(curve.reached_losses) == 8
+    assert curve.seconds[0] == 0.0 and list(curve.seconds) == sorted(curve.seconds) and curve.seconds[-1] >= 0.3
+    assert curve.steps > 0
+
+
+def test_gradients_of_micro_batches_are_measured(executor: Executor) -> None:
+    gradients = executor.run(GradientsRequest(batch_size=32, steps=5)).gradients
+    assert gradients is not None and len(gradients.losses) == 5
+    assert gradients.micro_batch_size * gradients.micro_batches == 32
+    assert all(0 < p <= q for p, q in zip(gradients.mean_square_norms, gradients.square_norms, strict=True))
 
 
 def test_a_budget_that_is_too_small_is_an_outcome_or_a_peak_above_it(tmp_path: Path) -> None:

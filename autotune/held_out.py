@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
@@ -36,21 +37,39 @@ def train(bench: Bench, request: TrainRequest) -> Curve:
     if not held_out:
         raise UsageError("there are too few samples to hold some of them out")
     looks = [_look(bench.workload, held_out)]
-    if not all(map(math.isfinite, looks[0])):
+    if not _is_finite(looks[0]):
         raise UsageError("the loss on data held out is not a number even before training")
-    seconds, steps = [0.0], 0
-    for number in range(1, request.looks + 1):
-        trained, done = _train_until(bench, data, request.batch_size, number * request.seconds / request.looks, seconds)
-        seconds.append(trained)
-        steps += done
+    training, seconds = _Training(bench, data, request.batch_size), [0.0]
+    while len(looks) <= request.looks and _is_finite(looks[-1]):
+        training.run_until(len(looks) * request.seconds / request.looks)
+        seconds.append(training.seconds)
         looks.append(_look(bench.workload, held_out))
-        if not all(map(math.isfinite, looks[-1])):
-            break
-    return _curve(request, seconds, looks, steps)
+    return _curve(request, training.steps, seconds, looks)
 
 
-def _curve(request: TrainRequest, seconds: Sequence[float], looks: Sequence[tuple[float, ...]], steps: int) -> Curve:
-    finite = [look for look in looks if all(map(math.isfinite, look))]
+@dataclass
+class _Training:
+    """Steps, and the time that they took with the making of their batches."""
+
+    bench: Bench
+    data: Division
+    batch_size: int
+    seconds: float = 0.0
+    steps: int = 0
+
+    def run_until(self, seconds: float) -> None:
+        step, device = self.bench.workload.training_step, self.bench.device
+        assert step is not None  # see `_divided`
+        began = time.perf_counter() - self.seconds
+        while self.seconds < seconds:
+            step(move(self.data.train_batch(self.batch_size), device.torch_device))
+            device.synchronize()
+            self.steps += 1
+            self.seconds = time.perf_counter() - began
+
+
+def _curve(request: TrainRequest, steps: int, seconds: Sequence[float], looks: Sequence[tuple[float, ...]]) -> Curve:
+    finite = [look for look in looks if _is_finite(look)]
     windows = [finite[i : i + LOOKS_IN_A_ROW] for i in range(max(1, len(finite) - LOOKS_IN_A_ROW + 1))]
     reached = min(windows, key=lambda window: fmean(map(fmean, window)))
     return Curve(
@@ -76,22 +95,11 @@ def _divided(workload: Workload, request: TrainRequest) -> Division:
     return workload.divide(request.held_out_samples, request.seed)
 
 
-def _train_until(
-    bench: Bench, data: Division, batch_size: int, end: float, seconds: Sequence[float]
-) -> tuple[float, int]:
-    """Step until the clock shows `end`; returns what it shows then, and how many steps that were."""
-    step, began, steps = bench.workload.training_step, time.perf_counter(), 0
-    assert step is not None  # see `_divided`
-    trained = seconds[-1]
-    while trained < end:
-        step(move(data.train_batch(batch_size), bench.device.torch_device))
-        bench.device.synchronize()
-        steps += 1
-        trained = seconds[-1] + time.perf_counter() - began
-    return trained, steps
-
-
 def _look(workload: Workload, held_out: Sequence[Any]) -> tuple[float, ...]:
     """The loss of each part of what is held out."""
     assert workload.evaluate is not None  # see `_divided`
     return tuple(workload.evaluate(part) for part in held_out)
+
+
+def _is_finite(look: tuple[float, ...]) -> bool:
+    return all(map(math.isfinite, look))

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from autotune.errors import UsageError
+
 
 @dataclass(frozen=True)
 class Division:
@@ -73,8 +75,12 @@ def _starts(samples: int, batch_size: int) -> range:
 
 
 def _later_forever(samples: Iterable[Any], first: int) -> Iterator[Any]:
+    sample = None
     while True:
-        yield from islice(iter(samples), first, None)
+        for sample in islice(iter(samples), first, None):
+            yield sample
+        if sample is None:
+            raise UsageError(f"the data ends within the {first} samples that would be held out")
 
 
 def by_making(make_batch: Callable[[int], Any]) -> Divide:

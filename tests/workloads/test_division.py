@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import IterableDataset
 
+from autotune.errors import UsageError
 from autotune.workloads.division import by_index
 from autotune.workloads.sources import Source, from_sample, source_of
 
@@ -57,6 +59,13 @@ def test_nothing_held_out_is_trained_on_in_any_epoch() -> None:
         held = set(torch.cat(division.held_out(1)).tolist())
         trained = set(torch.cat([division.train_batch(7) for _ in range(40)]).tolist())
         assert len(held) == 30 and len(trained) == 70 and held.isdisjoint(trained), name
+
+
+def test_a_stream_that_ends_with_what_is_held_out_says_so() -> None:
+    divide = source_of(Stream()).divide
+    assert divide is not None
+    with pytest.raises(UsageError, match="ends within the 100 samples"):
+        divide(100, 0).train_batch(1)
 
 
 def test_the_seed_chooses_what_is_held_out() -> None:

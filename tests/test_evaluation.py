@@ -14,8 +14,9 @@ from torch import nn
 from autotune.bench import Bench
 from autotune.devices import open_device
 from autotune.errors import UsageError
-from autotune.executors import GradientsRequest
+from autotune.executors import GradientsRequest, TrainRequest
 from autotune.gradient_noise import measure_gradients
+from autotune.held_out import train
 from autotune.workloads import BuildOptions, Workload
 from autotune.workloads.live import LiveParts, from_live, pack, unpack
 
@@ -95,6 +96,18 @@ def test_without_a_learning_rate_nothing_is_learned(made: Callable[[Path], Workl
         workload.set_learning_rate(0.1)
         workload.training_step(batch)
         assert weights(workload) != before
+
+
+@pytest.mark.parametrize("made", FRAMEWORKS)
+def test_a_training_is_looked_at_before_its_first_step_and_after(
+    made: Callable[[Path], Workload], tmp_path: Path
+) -> None:
+    bench = Bench(workload=made(tmp_path), device=open_device("cpu"), mode="train")
+    request = TrainRequest(
+        batch_size=4, seconds=0.2, held_out_samples=8, part_size=4, looks=2, learning_rate=0.01, timeout_seconds=60
+    )
+    found = train(bench, request)
+    assert len(found.losses) == 3 and len(set(found.losses)) > 1 and found.steps > 0
 
 
 @pytest.mark.parametrize("made", FRAMEWORKS)

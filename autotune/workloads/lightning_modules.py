@@ -128,14 +128,23 @@ class _Steps:
 
     def evaluate(self, batch: Any) -> float:
         """The loss that `training_step` gives a batch in evaluation mode; nothing is logged."""
-        module = self._module
+        module, precision = self._module, self._precision()
         module.log = module.log_dict = lambda *_, **__: None
         try:
-            with evaluating(module), torch.no_grad(), module.trainer.precision_plugin.train_step_context():
-                outputs = module.training_step(module.trainer.precision_plugin.convert_input(batch), 0)
+            with evaluating(module), torch.no_grad(), precision.train_step_context():
+                outputs = module.training_step(precision.convert_input(batch), 0)
         finally:
             del module.log, module.log_dict
         return float(outputs["loss"] if isinstance(outputs, dict) else outputs)
+
+    def _precision(self) -> Any:
+        """The plugin of the Trainer that trains, or of one like it that has put the module where it will be trained."""
+        if self._loop is not None:
+            return self._module.trainer.precision_plugin
+        trainer = self._lightning.Trainer(**QUIET | self._settings)
+        self._module.to(trainer.strategy.root_device)
+        trainer.precision_plugin.convert_module(self._module)
+        return trainer.precision_plugin
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Of the module's optimizers, before each step, whatever a schedule says."""

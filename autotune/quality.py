@@ -23,6 +23,7 @@ from autotune.result import Recommendation, Result
 from autotune.spec import ProbeSpec
 from autotune.step_line import StepLine, fit_step_line
 from autotune.trial import Gradients, Training, WorkloadFacts
+from autotune.units import format_number
 
 NEAR = 0.10
 """How much more than the least predicted time is still called near it: no prediction here is better than that."""
@@ -252,5 +253,7 @@ def _why(found: Quality) -> str:
     if half is None or least is None:
         return "the largest, since the step times show no cost of a sample and the noise scale is undetermined"
     if least > half:
-        return f"the nearest to {least:.3g}, the best if the noise scale, which is undetermined, is the least it can be"
-    return f"the nearest to {half:.3g}, where half of the top throughput is reached, as the noise scale is undetermined"
+        nearest, what = least, "the best if the noise scale, which is undetermined, is the least it can be"
+    else:
+        nearest, what = half, "where half of the top throughput is reached, as the noise scale is undetermined"
+    return f"the nearest to {format_number(nearest)}, {what}"

@@ -275,6 +275,11 @@ def _cells(row: Row) -> Cells:
     return cells | {"minutes": f"{row['seconds'] / 60:.1f}"}
 
 
+def _failures_first(row: Row) -> float:
+    """By how long the advised size took at worst."""
+    return -max(max(advice["ratios"]) for advice in row["advice"] if advice["way"] == "advised")
+
+
 def _mean(ratios: Sequence[float]) -> float:
     """Over the losses that were reached."""
     return geometric_mean([ratio for ratio in ratios if ratio < math.inf] or [math.inf])
@@ -321,6 +326,7 @@ def main() -> None:
         explanation=EXPLANATION,
         cells=_cells,
         summary=_summary,
+        order=_failures_first,
     )
     recording.record((compared(task, options.seeds) for task in chosen), len(chosen))
 

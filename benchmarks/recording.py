@@ -84,7 +84,7 @@ class Recording:
     """A benchmark's results on disk: `NAME.json` and `NAME.md`.
 
     `cells` makes a row's cells, by their headings; `explanation` says above the table what they mean; `summary`
-    is a line made from all rows.
+    is a line made from all rows; `order` is by what the rows are sorted, where not as they come.
     """
 
     name: str
@@ -94,6 +94,7 @@ class Recording:
     summary: Callable[[Sequence[Row]], str]
     machine: Mapping[str, str]
     folder: Path = RESULTS
+    order: Callable[[Row], Any] = lambda _: 0
 
     @classmethod
     def on(cls, device: str, folder: Path, topic: str, **what: Any) -> Recording:
@@ -112,7 +113,7 @@ class Recording:
 
     def write(self, rows: Sequence[Any]) -> None:
         """Write the rows (dataclasses) so far, and the table that they make."""
-        fields = [asdict(row) for row in rows]
+        fields = sorted((asdict(row) for row in rows), key=self.order)
         self.folder.mkdir(parents=True, exist_ok=True)
         content = {"machine": dict(self.machine), "rows": fields}
         (self.folder / f"{self.name}.json").write_text(json.dumps(content, indent=1) + "\n")

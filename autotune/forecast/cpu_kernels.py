@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autotune.forecast.tracker import Transients
+from autotune.forecast.tracker import Transients, Untouched
 
 aten = torch.ops.aten
 
@@ -19,6 +19,12 @@ LEAST_CHANNELS = 8
 """Tensors of fewer channels keep their layout: oneDNN's blocks hold 8 or 16 of them."""
 
 INT64_BYTES = 8
+
+
+RESERVE_UNTOUCHED = {False: 0.40, True: 0.27}
+"""What oneDNN never writes to in the reserve of an LSTM's layer, by whether it reads the sequence in reverse: room for
+copies of states that it then has no need to copy. By the pages present after a backward pass (torch 2.13): 39% to 44%
+of the reserve for six layers of different widths, lengths and batch sizes, in fp32 and bf16, and 27% in reverse."""
 
 
 def _convolution(args: tuple[Any, ...], out: Any) -> list[list[int]]:
@@ -57,3 +63,11 @@ CPU_TRANSIENTS: Transients = {
     aten._ctc_loss_backward.default: _ctc_backward,
     aten._ctc_loss_backward.Tensor: _ctc_backward,
 }
+
+
+def _lstm(args: tuple[Any, ...], out: Any) -> list[tuple[Tensor, float]]:
+    """The reserve is the fourth of what it returns; `reverse` the eighth of its arguments."""
+    return [(out[3], RESERVE_UNTOUCHED[args[7]])]
+
+
+CPU_UNTOUCHED: Untouched = {aten.mkldnn_rnn_layer.default: _lstm}

@@ -32,7 +32,7 @@ from autotune.workloads.tracebacks import one_line
 
 if TYPE_CHECKING:
     from autotune.forecast.opaque import Lesson
-    from autotune.forecast.tracker import KnownSizes, Transients
+    from autotune.forecast.tracker import KnownSizes, Transients, Untouched
     from autotune.forecast.world import World
 
 STEPS = 2
@@ -143,6 +143,7 @@ class Forecaster:
                 self._rules,
                 device_type=torch.device(world.device).type,
                 transients=_transients(self._rules),
+                untouched=_untouched(self._rules),
                 known_sizes=(*known_sizes, reduced_losses, compiled),
                 seen_as=world.stand_in,
             )
@@ -185,7 +186,7 @@ def track_real(
     """
     started = time.process_time()
     device_type = torch.device(bench.device.torch_device).type
-    tracker = ByteTracker(rules, device_type=device_type, transients=_transients(rules))
+    tracker = ByteTracker(rules, device_type=device_type, transients=_transients(rules), untouched=_untouched(rules))
     tracker.give(_tensors_of(bench.workload.model), Owner.PARAMETERS)
     tracked = _tracked(bench, tracker, bench.workload.make_batch)
     operators = _run_steps(tracked, batch_size, tracker, steps, accumulation_steps)
@@ -254,11 +255,20 @@ def _transients(rules: Rules) -> Transients:
     return CUDA_TRANSIENTS
 
 
+def _untouched(rules: Rules) -> Untouched:
+    """What tensors ask for and never use: a page counts in a process once it was written to, on a GPU at once."""
+    if rules is Rules.CUDA:
+        return {}
+    from autotune.forecast.cpu_kernels import CPU_UNTOUCHED
+
+    return CPU_UNTOUCHED
+
+
 def _held_bytes(rules: Rules, tracker: ByteTracker) -> int:
     """What the allocator holds: by replay where it is one that is known, else the live bytes."""
     if rules is Rules.CUDA:
         return reserved_peak_bytes(tracker.events)
-    return max(heap_peak_bytes(tracker.events), 0) if is_in_use() else tracker.peak.total_bytes
+    return max(heap_peak_bytes(tracker.touched_events()), 0) if is_in_use() else tracker.peak.total_bytes
 
 
 def _tensors_of(model: nn.Module | None) -> list[torch.Tensor]:

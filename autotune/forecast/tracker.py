@@ -36,6 +36,9 @@ Transients = Mapping[Any, Callable[[tuple[Any, ...], Any], Iterable[Sequence[int
 """By operator, from its arguments and what it returned: what its kernel takes and frees inside itself. One burst after
 the other, each of so many storages of so many bytes that live together."""
 
+Untouched = Mapping[Any, Callable[[tuple[Any, ...], Any], Iterable[tuple[torch.Tensor, float]]]]
+"""By operator, from its arguments and what it returned: tensors of which a share is never written to."""
+
 KnownSizes = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], Iterable[tuple[torch.Tensor, int]]]
 """From an operator, its arguments and what it returned: those of its tensors that hold other bytes than they say."""
 
@@ -93,6 +96,7 @@ class ByteTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         *,
         device_type: str = "cpu",
         transients: Transients | None = None,
+        untouched: Untouched | None = None,
         known_sizes: Sequence[KnownSizes] = (),
         seen_as: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
@@ -102,6 +106,7 @@ class ByteTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
             rules: whose allocator rounds the sizes.
             device_type: storages on other devices are not counted.
             transients: memory inside kernels; None for none.
+            untouched: memory that tensors ask for and don't use; None for none.
             known_sizes: correct what operators return.
             seen_as: the tensor that stands for an operator's argument: in a run without data, the user's own
                 tensors are replaced inside the operators, and what replaces them is what lives and dies.
@@ -115,6 +120,8 @@ class ByteTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._rounding_bytes = ROUNDING_BYTES[rules]
         self._device_type = device_type
         self._transients = transients or {}
+        self._untouched = untouched or {}
+        self._untouched_bytes: dict[int, int] = {}
         self._known_sizes = known_sizes
         self._seen_as = seen_as
         self._storages: dict[int, _Storage] = {}
@@ -241,9 +248,17 @@ class ByteTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for tensor, size_bytes in known_sizes(func, args, kwargs, out):
                 self._see(tensor, size_bytes)
         self._see_all(out)
+        if func in self._untouched:
+            self._note_untouched(self._untouched[func](args, out))
         bursts = self._transients.get(func)
         self._notice_peak(func, max(map(self._burst, bursts(args, out)), default=0) if bursts else 0)
         return out
+
+    def _note_untouched(self, shares: Iterable[tuple[torch.Tensor, float]]) -> None:
+        for tensor, share in shares:
+            storage = self._see(tensor)
+            if storage is not None:
+                self._untouched_bytes[storage.number] = round(share * storage.counted_bytes)
 
     def _burst(self, sizes_bytes: Sequence[int]) -> int:
         """Storages that are born and die together inside an operator; returns their bytes."""
@@ -305,6 +320,12 @@ class ByteTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._storages.clear()
 
     # ------------------------------------------------------------------ the answer
+
+    def touched_events(self) -> Iterator[Event]:
+        """The events with only the bytes that are written to, which are all that becomes resident in a process."""
+        for number, size_bytes in self.events:
+            untouched_bytes = self._untouched_bytes.get(number, 0)
+            yield Event(number, size_bytes - untouched_bytes if size_bytes > 0 else size_bytes + untouched_bytes)
 
     def composition(self) -> Composition:
         """What the live bytes at the peak belong to."""

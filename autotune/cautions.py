@@ -14,10 +14,13 @@ from autotune.verdict import has_diverged
 STALLED = 0.10  # a tenth of the time waiting for a processor moves medians by more than the usual tolerance
 CLIFF = 0.75  # throughput falls to this share of the step before, or less: more than noise between trials
 FAULTS_GREW = 4.0  # ... while page faults per step grew this many times more than the batch
+FAULT_SECONDS = 1e-6  # the least that a page fault costs, its page's zeroing included; 2.5e-6 in virtual machines
+FAULTS_COST = 0.03  # from this share of a step on, page faults are worth a word
+KEEPING = "MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184"  # mallopt(3): no mappings, no trimming below 16 GiB
 
 
-def cautions(trials: Sequence[Trial], opened: Opened, *, confirmed: bool) -> tuple[str, ...]:
-    """All that applies, in the order in which it matters."""
+def cautions(trials: Sequence[Trial], opened: Opened, batch_size: int, *, confirmed: bool) -> tuple[str, ...]:
+    """All that applies to trials and to the batch size recommended, in the order in which it matters."""
     found = [*opened.warnings]
     if not opened.isolated:
         found.append("Trials ran in this process, so memory that it held before counts in their peaks.")
@@ -25,7 +28,8 @@ def cautions(trials: Sequence[Trial], opened: Opened, *, confirmed: bool) -> tup
         found.append("The recommended batch size was not confirmed in a fresh process: the probe ended before that.")
     found += _about_conditions([t.measurement.conditions for t in trials if t.measurement])
     found += _about_retries(trials)
-    found += _about_cliffs([t for t in trials if t.accepted and t.is_plain])
+    plain = [t for t in trials if t.accepted and t.is_plain]
+    found += list(_about_cliffs(plain)) or _about_faults([t for t in plain if t.batch_size == batch_size], opened)
     if any(has_diverged(trial) for trial in trials):
         found.append("The loss became NaN or infinite: speed and memory hold all the same, but check the model.")
     return tuple(found)
@@ -66,6 +70,21 @@ def _about_cliffs(trials: Sequence[Trial]) -> Iterable[str]:
                 "step. Another allocator (jemalloc or tcmalloc by LD_PRELOAD) often cures this."
             )
             return
+
+
+def _about_faults(trials: Sequence[Trial], opened: Opened) -> Iterable[str]:
+    """Say where steps spend time on memory that they give back and take again, and how to keep it."""
+    measured = [t.measurement for t in trials if t.measurement and t.measurement.step_seconds]
+    if not measured or opened.environment.device != "cpu" or "glibc" not in opened.environment.platform:
+        return
+    faults = median([it.conditions.page_faults_per_step or 0.0 for it in measured])
+    step_seconds = median([median(it.step_seconds) for it in measured])
+    if faults * FAULT_SECONDS > FAULTS_COST * step_seconds:
+        yield (
+            f"Each step at batch size {measured[0].batch_size} takes some {faults:,.0f} pages of memory anew that the "
+            f"step before gave back, which costs time. With {KEEPING} in the environment of the training it keeps "
+            "them, and is often faster; speed and peak memory are then others, so probe with the same."
+        )
 
 
 def _faults(trial: Trial) -> float:

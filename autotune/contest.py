@@ -1,8 +1,7 @@
-"""The final round: several batch sizes timed in turns, so that whatever drifts, drifts for all of them alike.
+"""Batch sizes timed in turns in this process, so that whatever drifts, drifts for all of them alike; or one alone.
 
-Needs a bench. All run in one process: the same code with the same weights in the same pages. Processes of their
-own, taking turns, were tried and misled more: equal ones differ by up to 40% in speed, each for as long as it
-lives, and in short turns all ran at half of their speed.
+Needs a bench. What they share besides the clock they share here: the heap, on a processor. See `autotune.final_round`
+for what that does to their speed, and who has a process of its own.
 """
 
 from __future__ import annotations

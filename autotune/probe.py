@@ -18,7 +18,6 @@ from autotune.advice import advice
 from autotune.cautions import cautions
 from autotune.errors import NothingFitsError, NoTrialFinishedError, ResultFileError, UsageError, WorkloadError
 from autotune.executors import (
-    ContestRequest,
     Effort,
     Executor,
     FeedRequest,
@@ -27,12 +26,13 @@ from autotune.executors import (
     Opened,
     TrialRequest,
 )
+from autotune.final_round import form_of
 from autotune.forecast.records import Forecast, Rules
 from autotune.guide import hint, measured_peaks, predicted_peak
 from autotune.listener import Listener
 from autotune.progress import Ahead, ahead
 from autotune.quality import base_batch_size, noise_of, quality, recommendation_of, training_now
-from autotune.recommend import contenders, is_decided, merged, recommend, speeds, throughput, throughput_interval
+from autotune.recommend import contenders, recommend, speeds, throughput, throughput_interval
 from autotune.result import Edge, Recommendation, Result, Spent, StopReason, TargetAnswer
 from autotune.search import Ask, Hint, Limits, Phase, Search, Stop, Told, bounds
 from autotune.spec import Objective, ProbeSpec
@@ -47,12 +47,8 @@ BISECT = Effort(warmup_steps=2, min_steps=3, max_steps=3, seconds=0.0)  # the pe
 CONFIRM = Effort(warmup_steps=2, min_steps=8, max_steps=8, seconds=0.0)  # ten in all: sizes that pass three fail ten
 EDGE_CONFIRMATIONS = 2  # each in a fresh process: forked children have one layout of addresses, and so one draw
 EDGE_RESOLUTION = 0.05  # where the largest batch size is not the answer, its neighbourhood is enough
-CONTEST_SECONDS = 3.0
 WARMUP_SECONDS = 120.0  # of training a copy; what was measured until then has to do
 MOST_WORKERS = 16  # of a DataLoader; more seldom help, and each holds a copy of the dataset's objects
-CONTEST_SHARE = 0.8  # of the free memory, for all contenders together
-MOST_CONTESTS = 4  # in noise more rounds help, but not for ever
-LEAST_CONTESTS = 2  # on CPU, each in a process of its own: see `Probe._hold_contest`
 LATENCY_STEPS = 20  # the fewest of which the 95th percentile is not simply the slowest
 
 
@@ -259,46 +255,20 @@ class Probe:
                 self.search.tell(telling)
 
     def _hold_contest(self) -> None:
-        """Time the sizes that may yet win against each other, unless there is no question or no time.
-
-        On CPU several processes have a say: where a process' heap happens to lie decides for all its life which
-        sizes return their memory to the system after each step and fault it in again, at up to 40% of the speed.
-        """
-        names = contenders(self.trials, self.spec.tolerance, CONTEST_SHARE * self.opened.free_bytes)
+        """Time the sizes that may yet win against each other, unless there is no question or no time."""
+        form = form_of(self.opened)
+        names = contenders(self.trials, self.spec.tolerance, form.room_bytes)
         is_known = self.contest is not None and self.contest.batch_sizes == names
         if self.spec.objective in (Objective.MEMORY, Objective.TIME_TO_QUALITY) or len(names) == 1 or is_known:
             return
-        self.contest = None
-        on_cpu = self.opened.environment.device == "cpu"
-        if on_cpu:  # all but the first, and the run of the answer
-            self.executor.prepare(LEAST_CONTESTS, self._peak_bytes(names))
-        for number in range(MOST_CONTESTS):
-            if self._exhausted() is not None or not self._more_rounds(names, fresh_process=on_cpu and number > 0):
-                return
-            enough = number + 1 >= (LEAST_CONTESTS if on_cpu else 1)
-            if enough and self.contest is not None and is_decided(self.contest, self.spec.tolerance):
-                return
-
-    def _more_rounds(self, names: tuple[int, ...], *, fresh_process: bool) -> bool:
-        """Add to the final round; False where that did not finish."""
+        self.contest, began = None, time.monotonic()
+        self.executor.prepare(form.fresh_processes + 1, self._peak_bytes(names))  # one for the run of the answer
         self.listener.contest_started(names)
-        began = time.monotonic()
-        attempt = self.executor.run(
-            ContestRequest(
-                batch_sizes=names,
-                seconds=CONTEST_SECONDS,
-                fresh_process=fresh_process,
-                timeout_seconds=self.spec.trial_timeout_seconds,
-            )
-        )
+        held = form.rounds(self.executor, names, self.spec, lambda: self._exhausted() is not None, self.listener.warned)
+        for contest in held:
+            self.contest = contest
         seconds = self.spent.contest_seconds + time.monotonic() - began
         self.spent = msgspec.structs.replace(self.spent, contest_seconds=seconds)
-        if attempt.contest is None:
-            why = attempt.evidence.text if attempt.evidence else attempt.outcome.value
-            self.listener.warned(f"The final round did not finish ({why}); what was timed before it decides.")
-            return False
-        self.contest = merged(self.contest, attempt.contest)
-        return True
 
     # ------------------------------------------------------------------ the model's side
 
@@ -412,7 +382,7 @@ class Probe:
             forecast=self._known_forecast,
             no_forecast=self.forecasted.why_not if self.forecasted else "",
             isolated=self.opened.isolated,
-            warnings=cautions(self.trials, self.opened, confirmed=confirmed),
+            warnings=cautions(self.trials, self.opened, recommendation.batch_size, confirmed=confirmed),
             advice=self._advice(recommendation.batch_size),
             spent=self.spent,
         )

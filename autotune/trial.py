@@ -102,7 +102,7 @@ class Measurement(Record, frozen=True):
 
 
 class Contest(Record, frozen=True):
-    """Interleaved timings of several batch sizes in one process, the cure for drift between trials.
+    """Interleaved timings of several batch sizes, the cure for drift between trials.
 
     `rounds[i][j]` is the mean step time in seconds of `batch_sizes[j]` in round i. Only numbers of the same
     round are compared.

@@ -277,7 +277,7 @@ def _cells(row: Row) -> Cells:
 
 def _failures_first(row: Row) -> float:
     """By how long the advised size took at worst."""
-    return -max(max(advice["ratios"]) for advice in row["advice"] if advice["way"] == "advised")
+    return min(-float(ratio) for advice in row["advice"] if advice["way"] == "advised" for ratio in advice["ratios"])
 
 
 def _mean(ratios: Sequence[float]) -> float:

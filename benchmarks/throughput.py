@@ -1,9 +1,9 @@
 """How near the recommended batch size comes to the fastest one.
 
 Needs Linux and the oracle's maxima. For each workload: the tool's answer with `--objective throughput`, against
-every power of two and every 1.5 times one up to the largest size that fits. In fresh processes all sizes are timed in
-turns, which shows the fastest; then, in others, that one and the recommended one alone, since whichever looks fastest
-among many was in part lucky. Nothing of the package measures here.
+every power of two and every 1.5 times one up to the largest size that fits. Each is timed alone in a process, as one
+trains, which shows the fastest; then that one and the recommended one again, in other processes, since whichever looks
+fastest among many was in part lucky. Nothing of the package measures here.
 
     python -m benchmarks.throughput [NAME ...]
 """
@@ -13,10 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import multiprocessing
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import geometric_mean, median
 
@@ -26,31 +29,33 @@ from benchmarks.recording import RESULTS, Cells, Recording, Row
 from benchmarks.steps import Order, build, new_batch, step_seconds
 from benchmarks.suite import MIB, Entry, chosen
 
-PROCESSES = 3
-"""Equal processes differ in speed by up to 40%, each for as long as it lives, and not by the same share at each size
-(measured on an MLP); so a comparison within one process says little of the next."""
+SURVEY_PROCESSES = 3
+DUEL_PROCESSES = 7
+"""Interpreters in which each size has its say. Equal processes differ in speed by up to a factor of two (an LSTM), each
+for as long as it lives: where its heap happens to lie decides how much memory each step returns to the system and
+faults in again. And sizes that share a process change each other's heap, so that only the largest pays."""
 
-SURVEY_ROUNDS = 3
-DUEL_ROUNDS = 7
-
+TURNS = 5
 TURN_SECONDS = 0.1
-"""A turn takes as many steps as this needs, so that neither the clock nor the first step after a switch counts."""
+"""A turn takes as many steps as this needs, so that neither the clock nor a single interruption counts."""
 
 SWEEP_TIMEOUT_SECONDS = 1800.0
 
 EXPLANATION = f"""\
-'Best' is the fastest of the sizes of the sweep: each was timed in turns with all others in {SURVEY_ROUNDS} rounds in
-each of {PROCESSES} fresh processes. 'Speed' is samples per second at the recommended size as a share of that at the
-best one: these two alone, in {DUEL_ROUNDS} rounds in each of {PROCESSES} more fresh processes, whose medians range as
-said; their geometric mean counts. The recommendation is meant to be the smallest size within 5% of the best."""
+'Best' is the fastest of the sizes of the sweep: each was timed alone in a process, once in each of
+{SURVEY_PROCESSES} rounds. 'Speed' is samples per second at the recommended size as a share of that at the best one:
+these two again, alone, in {DUEL_PROCESSES} more rounds, which range as said; their geometric mean counts. The
+recommendation is meant to be the smallest size within 5% of the best."""
 
 Rounds = tuple[tuple[float, ...], ...]
 """Samples per second of each size, round by round."""
 
+FORK = multiprocessing.get_context("fork") if hasattr(os, "fork") else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """Rounds of each process: `survey` of all `sizes`, `duel` of the best against the recommended one."""
+    """Rounds of each interpreter: `survey` of all `sizes`, `duel` of the best against the recommended one."""
 
     sizes: tuple[int, ...]
     survey: tuple[Rounds, ...]
@@ -81,10 +86,49 @@ class Comparison:
 # What runs in a fresh process
 
 
-def timed(order: Order, sizes: Sequence[int], rounds: int) -> Rounds:
-    """Each size in turns with the others, so many rounds."""
+def timed(order: Order, sizes: Sequence[int], rounds: int = 1) -> Rounds:
+    """Each size in turns with the others, so many rounds.
+
+    On CPU each turn is a process: forked from this one, which has run no step, it begins as a fresh one does. So this
+    must be a process that nothing ran in.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    if order.device == "cpu" and FORK is not None:
+        torch.set_num_threads(1)  # a pool of threads does not survive a fork
+        workload = build(order)
+        orders = [replace(order, batch_size=size) for size in sizes]
+        return _rounds([partial(_in_child, partial(_alone, workload, each, threads)) for each in orders], rounds)
     workload = build(order)
     return _rounds([_turn(workload, replace(order, batch_size=size)) for size in sizes], rounds)
+
+
+def _alone(workload: object, order: Order, threads: int) -> float:
+    """Samples per second at the one size that this process runs: the median of turns."""
+    import torch
+
+    torch.set_num_threads(threads)
+    turn = _turn(workload, order)
+    turn()  # the heap takes some steps to come to rest
+    return median(turn() for _ in range(TURNS))
+
+
+def _in_child(work: Callable[[], float]) -> float:
+    """What some work returns in a forked process.
+
+    Raises:
+        EOFError: it died before.
+    """
+    assert FORK is not None
+    ours, theirs = FORK.Pipe(duplex=False)
+    child = FORK.Process(target=lambda: theirs.send(work()))
+    child.start()
+    theirs.close()
+    try:
+        return float(ours.recv())
+    finally:
+        child.join()
 
 
 def _turn(workload: object, order: Order) -> Callable[[], float]:
@@ -139,13 +183,18 @@ def compare(entry: Entry, device: str, cache: Path) -> Comparison:
 
 
 def _swept(entry: Entry, device: str, sizes: tuple[int, ...], recommended: int) -> Sweep:
-    survey = tuple(_timed_fresh(entry, device, sizes, SURVEY_ROUNDS) for _ in range(PROCESSES))
+    survey = tuple(timed_fresh(entry, device, sizes) for _ in range(SURVEY_PROCESSES))
     best = fastest(sizes, survey)
-    duel = tuple(_timed_fresh(entry, device, (best, recommended), DUEL_ROUNDS) for _ in range(PROCESSES))
+    duel = tuple(timed_fresh(entry, device, (best, recommended)) for _ in range(DUEL_PROCESSES))
     return Sweep(sizes=sizes, survey=survey, best=best, duel=duel)
 
 
-def _timed_fresh(entry: Entry, device: str, sizes: Sequence[int], rounds: int) -> Rounds:
+def timed_fresh(entry: Entry, device: str, sizes: Sequence[int], rounds: int = 1) -> Rounds:
+    """Each size in turns, in a new interpreter.
+
+    Raises:
+        RunFailedError: it failed, or took too long.
+    """
     command = [sys.executable, "-m", "benchmarks.throughput", entry.name, "--device", device]
     command += ["--time", ",".join(map(str, sizes)), "--rounds", str(rounds)]
     try:

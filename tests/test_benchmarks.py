@@ -19,7 +19,7 @@ from benchmarks.guidance import trials_to_edge
 from benchmarks.oracle import Oracle, RunFailedError, largest_of_all, largest_passing, oracle_for, run_fresh
 from benchmarks.steps import Order
 from benchmarks.suite import MIB, SUITE, Entry, chosen
-from benchmarks.throughput import Sweep, fastest, sweep_sizes, timed
+from benchmarks.throughput import Sweep, fastest, sweep_sizes, timed_fresh
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the oracle reads /proc")
 
@@ -136,9 +136,8 @@ def test_each_entry_has_the_oracle_of_its_own_mode_and_budget() -> None:
 
 
 def test_a_sweep_times_every_size_in_every_round() -> None:
-    order = Order(path=str(chosen(["mlp"])[0].path), batch_size=1)
-    rounds = timed(order, [1, 4, 16], rounds=3)
-    assert len(rounds) == 3
+    rounds = timed_fresh(chosen(["mlp"])[0], "cpu", [1, 4, 16], rounds=2)
+    assert len(rounds) == 2
     assert all(len(speeds) == 3 and min(speeds) > 0 for speeds in rounds)
 
 

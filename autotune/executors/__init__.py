@@ -149,13 +149,17 @@ class Attempt(Record, frozen=True, tag="attempt"):
 
 
 class Opened(Record, frozen=True):
-    """What an executor knows once its workload is built: the facts, and the budget in bytes."""
+    """What an executor knows once its workload is built: the facts, and the budget in bytes.
+
+    `isolated`: requests run in other processes. `forks`: each in one of its own, which is there in milliseconds.
+    """
 
     workload: WorkloadFacts
     environment: Environment
     budget_bytes: int
     free_bytes: int
     isolated: bool
+    forks: bool = False
     warnings: tuple[str, ...] = ()
 
 
@@ -179,6 +183,10 @@ class Executor(Protocol):
         Started side by side they cost little more than one. Nothing is timed meanwhile. The memory that the requests
         will need is left to them.
         """
+        ...
+
+    def renew(self) -> None:
+        """Have what runs next share no memory with what ran before, not even the places where things lie in it."""
         ...
 
     def run(self, request: Request) -> Attempt:

@@ -95,6 +95,7 @@ class ChildExecutor:
             budget_bytes=self._budget_bytes,
             free_bytes=free_bytes,
             isolated=True,
+            forks=self._forks,
             warnings=self._built.warnings,
         )
 
@@ -113,6 +114,10 @@ class ChildExecutor:
             except AutotuneError:  # the request that would have had it starts one itself, and says what is wrong
                 self._spares.remove(worker)
                 worker.close()
+
+    def renew(self) -> None:
+        """Let the next request start another interpreter. See `Executor.renew`."""
+        self._close_worker()
 
     def _room_for_spares(self, needed_bytes: int) -> int:
         if self._worker is None or not self._on_cpu:

@@ -73,7 +73,9 @@ class FakeExecutor:
     noise_scale: float | None = None
     seed: int = 0
     events: Callable[[Request], Attempt | None] = lambda _: None
+    forks: bool = False
     requests: list[Request] = field(default_factory=list)
+    renewals: int = 0
     is_closed: bool = False
 
     def __post_init__(self) -> None:
@@ -96,10 +98,15 @@ class FakeExecutor:
             budget_bytes=self.budget_bytes,
             free_bytes=2 * self.budget_bytes,
             isolated=True,
+            forks=self.forks,
         )
 
     def prepare(self, fresh_processes: int, needed_bytes: int) -> None:
         """There is no process."""
+
+    def renew(self) -> None:
+        """Count it."""
+        self.renewals += 1
 
     def run(self, request: Request) -> Attempt:
         """Draw what the request would have measured."""

@@ -50,6 +50,9 @@ class InProcessExecutor:
     def prepare(self, fresh_processes: int, needed_bytes: int) -> None:
         """There is only the caller's process."""
 
+    def renew(self) -> None:
+        """There is only the caller's process."""
+
     def run(self, request: Request) -> Attempt:
         """Run a request here. See `Executor.run`."""
         assert self._bench is not None  # open() comes first

@@ -34,7 +34,7 @@ WORKLOADS = ("mlp", "resnet", "transformer_encoder", "gpt", "lstm", "unet")
 own, a model that returns its loss, or no training; Lightning alone could express all of them."""
 
 DEFAULT_WORKLOADS = ("resnet", "gpt")
-SURVEY_PROCESSES = 2
+SURVEY_PROCESSES = 4
 
 RUN_SECONDS = 30.0
 TRUTH_SECONDS = 240.0

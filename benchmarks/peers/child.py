@@ -89,10 +89,10 @@ def _order(options: argparse.Namespace) -> Order:
 
 
 def speeds(options: argparse.Namespace) -> dict[str, Any]:
-    """Samples per second of several batch sizes in turns, without a limit."""
-    from benchmarks.throughput import SURVEY_ROUNDS, timed
+    """Samples per second of several batch sizes, without a limit."""
+    from benchmarks.throughput import timed
 
-    return {"rounds": timed(_order(options), options.sizes, SURVEY_ROUNDS)}
+    return {"rounds": timed(_order(options), options.sizes)}
 
 
 def main() -> None:

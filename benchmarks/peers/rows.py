@@ -34,7 +34,7 @@ Steps and sizes: training steps that were begun, and batch sizes at which, count
 Seconds: wall time from a cold start, imports included. Certificates: the same, in multiples of one run at the true
 maximum and one that fails at its successor, likewise from a cold start: the least that any measuring tool must pay.
 
-Speed: throughput at the median answer, as a share of the best of an exhaustive sweep, timed in turns in fresh
+Speed: throughput at the median answer, as a share of the best of an exhaustive sweep, each size timed alone in fresh
 processes.
 
 State kept: whether weights, optimizer and random state are, bit for bit, when training would start what they were

@@ -104,6 +104,24 @@ def test_fresh_processes_may_be_prepared_and_then_used_or_not(executor: Executor
     executor.prepare(1, 1 << 30)  # closing ends it
 
 
+def test_it_goes_on_after_it_was_renewed(executor: Executor) -> None:
+    request = TrialRequest(batch_size=4, effort=QUICK)
+    before = _worker_of(executor)
+    assert executor.run(request).outcome is Outcome.FITS
+    executor.renew()
+    executor.renew()
+    assert executor.run(request).outcome is Outcome.FITS
+    assert (before is None) == (_worker_of(executor) is None)
+    assert before is None or before != _worker_of(executor)
+    assert before is None or not psutil.pid_exists(before)
+
+
+def _worker_of(executor: Executor) -> int | None:
+    """The process that forks the trials, where there is one."""
+    worker = executor._worker if isinstance(executor, ChildExecutor) and executor._forks else None
+    return worker.pid if worker else None
+
+
 def test_a_trial_may_accumulate(executor: Executor) -> None:
     measurement = executor.run(TrialRequest(batch_size=4, effort=QUICK, accumulation_steps=3)).measurement
     assert measurement is not None

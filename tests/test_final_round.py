@@ -1,0 +1,91 @@
+"""Who is timed with whom, how often, and what a failure leaves."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from autotune.executors import Attempt, ContestRequest, Request
+from autotune.executors.fake import FakeExecutor
+from autotune.final_round import MOST, Form, form_of
+from autotune.spec import FileWorkload, ProbeSpec
+from autotune.trial import Contest, Evidence, Outcome
+
+SPEC = ProbeSpec(workload=FileWorkload(target="model.py"))
+SIZES = (16, 32, 64)
+
+
+def form(executor: FakeExecutor, device: str = "cpu") -> Form:
+    opened = executor.open()
+    return form_of(
+        msgspec.structs.replace(opened, environment=msgspec.structs.replace(opened.environment, device=device))
+    )
+
+
+def held(
+    executor: FakeExecutor, device: str = "cpu", *, rounds_allowed: int = 100
+) -> tuple[list[Contest], list[ContestRequest], list[str]]:
+    """The contests after each round, what was asked for, and what was warned of."""
+    warned: list[str] = []
+    left = iter(range(rounds_allowed))
+    rounds = form(executor, device).rounds(executor, SIZES, SPEC, lambda: next(left, None) is None, warned.append)
+    contests = list(rounds)
+    return contests, [it for it in executor.requests if isinstance(it, ContestRequest)], warned
+
+
+def fails_at(number: int) -> FakeExecutor:
+    """A machine whose so many-th contest fails."""
+    seen = iter(range(1, 1000))
+
+    def event(_: Request) -> Attempt | None:
+        if next(seen) == number:
+            return Attempt(outcome=Outcome.CRASHED, evidence=Evidence(source="exit", text="it was ended by SIGKILL"))
+        return None
+
+    return FakeExecutor(forks=True, events=event)
+
+
+def test_where_processes_are_cheap_each_size_has_one_and_each_round_another_interpreter() -> None:
+    executor = FakeExecutor(forks=True)
+    contests, asked, _ = held(executor)
+    assert [request.batch_sizes for request in asked] == [(16,), (32,), (64,), (64,), (32,), (16,), (16,), (32,), (64,)]
+    assert not any(request.fresh_process for request in asked)
+    assert executor.renewals == 2
+    assert [len(contest.rounds) for contest in contests] == [1, 2, 3]
+    assert contests[-1].batch_sizes == SIZES
+    assert all(seconds == pytest.approx((0.026, 0.042, 0.074)) for seconds in contests[-1].rounds)
+
+
+def test_else_sizes_share_a_process_and_on_a_processor_several_have_a_say() -> None:
+    contests, asked, _ = held(FakeExecutor())
+    assert [(request.batch_sizes, request.fresh_process) for request in asked] == [(SIZES, False), (SIZES, True)]
+    assert len(contests) == 2
+
+
+def test_on_a_gpu_one_process_is_enough() -> None:
+    contests, asked, _ = held(FakeExecutor(forks=False), "cuda")
+    assert [(request.batch_sizes, request.fresh_process) for request in asked] == [(SIZES, False)]
+    assert len(contests) == 1
+
+
+def test_in_noise_there_are_more_rounds_but_not_for_ever() -> None:
+    contests, _, _ = held(FakeExecutor(forks=True, noise=0.4, alpha_seconds=0.0))
+    assert len(contests) == MOST
+
+
+def test_a_round_that_fails_leaves_the_rounds_before_it_and_says_so() -> None:
+    contests, asked, warned = held(fails_at(5))
+    assert len(asked) == 5
+    assert [len(contest.rounds) for contest in contests] == [1]
+    assert warned == ["The final round did not finish (it was ended by SIGKILL); what was timed before it decides."]
+
+
+def test_no_round_begins_once_the_time_is_over() -> None:
+    contests, asked, warned = held(FakeExecutor(forks=True), rounds_allowed=1)
+    assert (len(contests), len(asked), warned) == (1, 3, [])
+    assert held(FakeExecutor(forks=True), rounds_allowed=0)[0] == []
+
+
+def test_sizes_that_never_meet_need_no_room_for_each_other() -> None:
+    assert form(FakeExecutor(forks=True)).room_bytes == float("inf")
+    assert form(FakeExecutor()).room_bytes == 0.8 * FakeExecutor().open().free_bytes

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import random
+import statistics
 import subprocess
 import sys
 from itertools import accumulate, pairwise
@@ -230,7 +231,8 @@ def plan(seed: int) -> list[Event]:
 @pytest.mark.parametrize("seed", range(3))
 def test_fragments_left_at_random_are_foretold_within_the_spread_of_real_processes(seed):
     events = plan(seed)
-    real_bytes = real_peak_bytes(events)  # of one plan, these differed by up to 21% from process to process
+    # of one plan, these differed by up to 21% from process to process
+    real_bytes = statistics.median(real_peak_bytes(events) for _ in range(3))
     assert heap_peak_bytes(events) == pytest.approx(real_bytes, rel=0.25)
     assert live_peak_bytes(events) < 0.7 * real_bytes
 

@@ -4,7 +4,6 @@ import json
 import os
 import platform
 import random
-import statistics
 import subprocess
 import sys
 from itertools import accumulate, pairwise
@@ -231,10 +230,10 @@ def plan(seed: int) -> list[Event]:
 @pytest.mark.parametrize("seed", range(3))
 def test_fragments_left_at_random_are_foretold_within_the_spread_of_real_processes(seed):
     events = plan(seed)
-    # of one plan, these differed by up to 21% from process to process
-    real_bytes = statistics.median(real_peak_bytes(events) for _ in range(3))
-    assert heap_peak_bytes(events) == pytest.approx(real_bytes, rel=0.25)
-    assert live_peak_bytes(events) < 0.7 * real_bytes
+    real_bytes = sorted(real_peak_bytes(events) for _ in range(3))
+    # one plan's processes differed by up to 42% (196 to 279 MiB), as where the heap begins is drawn
+    assert 0.7 * real_bytes[-1] < heap_peak_bytes(events) < 1.45 * real_bytes[0]
+    assert live_peak_bytes(events) < 0.75 * real_bytes[0]
 
 
 def live_peak_bytes(events: list[Event]) -> int:

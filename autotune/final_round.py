@@ -1,14 +1,15 @@
 """The final round, as the parent holds it: the sizes that may yet win, timed against each other until one has won.
 
-Needs an executor and the pure rule of who wins. Promises rounds of which each times every size, and the rounds that
-were held where one cannot be: too little time, or a failure, which is told.
+Needs an executor and the pure rules of who may yet win and who has. Promises rounds of which each times every size that
+may, and the rounds that were held where one cannot be: too little time, or a failure, which is told.
 
 On a processor the heap returns memory to the system after a step and faults it in again in the next. What it returns
 depends on where things lie, by chance, for as long as a process lives, and on what else ran in it: of several sizes
 that take turns in one process only the largest pays. Measured on two cores: a small ResNet ran at 32 samples at 1.12
 times the speed of 64 where they shared a process (four of them), and at 0.93 where each was alone, as in training; an
 LSTM at 32 alone at 615 to 1,355 samples/s, with 15,000 and 4,000 page faults in a step.
-So where processes cost little, each size has one of its own, and each round another interpreter. Where they cost
+So where processes cost little, each size has one of its own, and each round another interpreter, without the sizes
+that are far behind by then. Where they cost
 seconds, sizes share one, and several have a say; on a GPU memory stays with the process, and one is enough.
 """
 
@@ -19,12 +20,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from autotune.executors import ContestRequest, Executor, Opened
-from autotune.recommend import is_decided, merged
+from autotune.recommend import is_decided, may_yet_win, merged
 from autotune.spec import ProbeSpec
 from autotune.stats import median
 from autotune.trial import Contest
 
 MOST = 5  # in noise more rounds help, but not for ever
+LEAST_ALONE = 2  # where one size is far ahead of all; a second process tells by how much its speed varies
 TOGETHER_SECONDS = 3.0  # for all sizes
 TOGETHER_SHARE = 0.8  # of the free memory, for all sizes
 ALONE_SECONDS = 0.3  # for each size, in each round
@@ -39,7 +41,7 @@ class Form:
     """How a final round is held.
 
     Attributes:
-        least: rounds that are held whatever they show.
+        least: rounds that are held as long as more than one size may yet win.
         fresh_processes: new interpreters that these will ask for.
         room_bytes: the memory that all sizes together may need.
     """
@@ -58,17 +60,19 @@ class Form:
         warned: Callable[[str], None],
     ) -> Iterator[Contest]:
         """All rounds so far, after each one, until it is decided who wins, or no more may be held."""
-        contest = None
+        contest, left = None, batch_sizes
         for number in range(MOST):
             if is_over():
                 return
-            found = self.hold(executor, batch_sizes, spec, number)
+            found = self.hold(executor, left, spec, number)
             if isinstance(found, str):
                 warned(f"The final round did not finish ({found}); what was timed before it decides.")
                 return
             contest = merged(contest, found)
             yield contest
-            if number + 1 >= self.least and is_decided(contest, spec.tolerance):
+            left = may_yet_win(contest, spec.tolerance, number + 1)
+            least = self.least if len(left) > 1 else min(self.least, LEAST_ALONE)
+            if number + 1 >= least and is_decided(contest, spec.tolerance):
                 return
 
 
@@ -97,7 +101,7 @@ def _alone(executor: Executor, batch_sizes: tuple[int, ...], spec: ProbeSpec, nu
         found = _run(executor, request)
         if isinstance(found, str):
             return found
-        step_seconds[size] = median([seconds for (seconds,) in found.rounds])
+        step_seconds[size] = median(found.step_seconds(size))
     return Contest(batch_sizes=batch_sizes, rounds=(tuple(step_seconds[size] for size in batch_sizes),))
 
 

@@ -19,6 +19,7 @@ from autotune.trial import Contest, Trial
 
 DRIFT_BETWEEN_TRIALS = 0.30  # how far two equal trials came apart, see above
 MOST_CONTENDERS = 5
+BEHIND = 4  # tolerances: a size that is slower by so much has lost after one round, by half of that after two
 
 
 def throughput(trial: Trial) -> float:
@@ -88,21 +89,32 @@ def _peak_bytes(trial: Trial) -> int:
 
 
 def contest_ratios(contest: Contest) -> dict[int, Ratio]:
-    """Throughput of each contender relative to the best of them, paired by rounds.
+    """Throughput of each contender that stayed to the end relative to the best of them, paired by rounds.
 
     The best is the one that is fastest against the mean of its round.
     """
-    columns = {size: [size / seconds[j] for seconds in contest.rounds] for j, size in enumerate(contest.batch_sizes)}
+    columns = {size: [size / seconds for seconds in contest.step_seconds(size)] for size in contest.remaining}
     means = [geometric_mean(speeds) for speeds in zip(*columns.values(), strict=True)]
     best = max(columns, key=lambda size: paired_ratio(columns[size], means).median)
     return {size: paired_ratio(columns[size], columns[best]) for size in columns}
 
 
 def merged(earlier: Contest | None, later: Contest) -> Contest:
-    """Two final rounds between the same batch sizes as one."""
-    if earlier is None or earlier.batch_sizes != later.batch_sizes:
+    """A final round continued by one between the same batch sizes, or some of them."""
+    if earlier is None:
         return later
-    return Contest(batch_sizes=later.batch_sizes, rounds=earlier.rounds + later.rounds)
+    rows = (dict(zip(later.batch_sizes, times, strict=True)) for times in later.rounds)
+    more = tuple(tuple(map(row.get, earlier.batch_sizes)) for row in rows)
+    return Contest(batch_sizes=earlier.batch_sizes, rounds=earlier.rounds + more)
+
+
+def may_yet_win(contest: Contest, tolerance: float, held: int) -> tuple[int, ...]:
+    """The contenders that are worth another round, ascending: those not far behind the best in each so far.
+
+    Equal processes differ in speed, so the fewer rounds were held, the further behind a size must be to leave.
+    """
+    mark = 1 - tolerance * max(BEHIND / held, 1)
+    return tuple(size for size, ratio in contest_ratios(contest).items() if ratio.high >= mark)
 
 
 def is_decided(contest: Contest, tolerance: float) -> bool:
@@ -134,7 +146,7 @@ def recommend(
         samples_per_second=figures[chosen],
         fastest_batch_size=fastest,
         fastest_samples_per_second=figures[fastest],
-        why=_why(objective, chosen, fastest, ratios, tolerance),
+        why=_why(objective, chosen, fastest, ratios, tolerance, has_smaller=min(figures) < chosen),
     )
 
 
@@ -146,9 +158,7 @@ def _ratios(speed: dict[int, float], contest: Contest | None) -> dict[int, Ratio
 
 
 def _contest_speeds(contest: Contest) -> dict[int, float]:
-    return {
-        size: size / median([seconds[j] for seconds in contest.rounds]) for j, size in enumerate(contest.batch_sizes)
-    }
+    return {size: size / median(contest.step_seconds(size)) for size in contest.batch_sizes}
 
 
 def _smallest_within(ratios: dict[int, Ratio], tolerance: float) -> int:
@@ -163,14 +173,15 @@ def _smallest_within(ratios: dict[int, Ratio], tolerance: float) -> int:
     return min(size for size, ratio in ratios.items() if is_near(ratio))
 
 
-def _why(objective: Objective, chosen: int, fastest: int, ratios: dict[int, Ratio], tolerance: float) -> str:
+def _why(
+    objective: Objective, chosen: int, fastest: int, ratios: dict[int, Ratio], tolerance: float, *, has_smaller: bool
+) -> str:
     if objective is Objective.MEMORY:
         return "the largest that fits"
     bound = "within the latency limit " if objective is Objective.LATENCY else ""
     if chosen == fastest:
-        smaller = any(size < chosen for size in ratios)
         return f"the fastest {bound}".strip() + (
-            f", every smaller one more than {tolerance:.0%} slower" if smaller else ""
+            f", every smaller one more than {tolerance:.0%} slower" if has_smaller else ""
         )
     ratio = ratios[chosen]
     if ratio.median < 1 - tolerance:

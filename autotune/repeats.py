@@ -74,11 +74,9 @@ def series_of(result: Result) -> Series:
         runs[trial.batch_size].append(run)
         stalls.append(measured.conditions.cpu_stall_fraction or 0.0)
     contest = result.contest
-    columns = (
-        zip(contest.batch_sizes, zip(*contest.rounds, strict=True), strict=True) if contest and contest.rounds else ()
-    )
+    columns = {size: contest.step_seconds(size) for size in contest.remaining} if contest and contest.rounds else {}
     on_cpu = kind_of(result.environment.device) == "cpu"
-    return Series(dict(runs), dict(columns), min(median(stalls), 1.0) if stalls and on_cpu else 0.0)
+    return Series(dict(runs), columns, min(median(stalls), 1.0) if stalls and on_cpu else 0.0)
 
 
 # ---------------------------------------------------------------------- what equal things differ by

@@ -104,12 +104,22 @@ class Measurement(Record, frozen=True):
 class Contest(Record, frozen=True):
     """Interleaved timings of several batch sizes, the cure for drift between trials.
 
-    `rounds[i][j]` is the mean step time in seconds of `batch_sizes[j]` in round i. Only numbers of the same
-    round are compared.
+    `rounds[i][j]` is the mean step time in seconds of `batch_sizes[j]` in round i; None where that size was so far
+    behind in the rounds before that it had left. Only numbers of the same round are compared.
     """
 
     batch_sizes: tuple[int, ...]
-    rounds: tuple[tuple[float, ...], ...]
+    rounds: tuple[tuple[float | None, ...], ...]
+
+    def step_seconds(self, batch_size: int) -> tuple[float, ...]:
+        """The mean step times of one of the batch sizes, in the rounds from the first to its last."""
+        column = self.batch_sizes.index(batch_size)
+        return tuple(seconds for times in self.rounds if (seconds := times[column]) is not None)
+
+    @property
+    def remaining(self) -> tuple[int, ...]:
+        """The batch sizes that stayed to the end."""
+        return tuple(size for size in self.batch_sizes if len(self.step_seconds(size)) == len(self.rounds))
 
 
 class Feed(Record, frozen=True):

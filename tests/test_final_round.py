@@ -46,18 +46,32 @@ def fails_at(number: int) -> FakeExecutor:
 
 
 def test_where_processes_are_cheap_each_size_has_one_and_each_round_another_interpreter() -> None:
-    executor = FakeExecutor(forks=True)
+    executor = FakeExecutor(forks=True, alpha_seconds=0.0)
     contests, asked, _ = held(executor)
     assert [request.batch_sizes for request in asked] == [(16,), (32,), (64,), (64,), (32,), (16,), (16,), (32,), (64,)]
     assert not any(request.fresh_process for request in asked)
     assert executor.renewals == 2
     assert [len(contest.rounds) for contest in contests] == [1, 2, 3]
     assert contests[-1].batch_sizes == SIZES
-    assert all(seconds == pytest.approx((0.026, 0.042, 0.074)) for seconds in contests[-1].rounds)
+    assert all(seconds == pytest.approx((0.016, 0.032, 0.064)) for seconds in contests[-1].rounds)
+
+
+def test_a_size_that_is_far_behind_leaves_and_one_that_is_left_needs_no_third_round() -> None:
+    """At 64 the machine is 1.14 times as fast as at 32, and 1.41 times as fast as at 16."""
+    executor = FakeExecutor(forks=True)
+    contests, asked, _ = held(executor)
+    assert [request.batch_sizes for request in asked] == [(16,), (32,), (64,), (64,), (32,)]
+    assert executor.renewals == 1
+    final = contests[-1]
+    assert final.batch_sizes == SIZES
+    assert final.rounds[1][0] is None
+    assert final.remaining == (32, 64)
+    assert final.step_seconds(16) == pytest.approx((0.026,))
+    assert final.step_seconds(64) == pytest.approx((0.074, 0.074))
 
 
 def test_else_sizes_share_a_process_and_on_a_processor_several_have_a_say() -> None:
-    contests, asked, _ = held(FakeExecutor())
+    contests, asked, _ = held(FakeExecutor(alpha_seconds=0.0))
     assert [(request.batch_sizes, request.fresh_process) for request in asked] == [(SIZES, False), (SIZES, True)]
     assert len(contests) == 2
 

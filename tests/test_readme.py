@@ -1,4 +1,4 @@
-"""The README's examples for frameworks, run as they stand, each in an interpreter of its own."""
+"""The README's examples for frameworks, run as they stand, each in an interpreter of its own; and its table of them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import re
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -36,3 +37,18 @@ def test_an_example_runs_as_it_stands(example: str, tmp_path: Path) -> None:
         shown = " ".join(done.stdout.split())
         batch_size = int(re.findall(r"Use batch size (\d+)", shown)[0])  # on a busy machine, 8 may be as fast as 10
         assert f"An epoch of 1,000 samples is {math.ceil(1000 / batch_size)} batches" in shown
+
+
+ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in SECTION.splitlines() if line.startswith("| ")]
+
+
+@pytest.mark.parametrize("row", ROWS[1:], ids=lambda row: row[0])
+def test_the_table_names_the_version_that_is_installed_and_a_test_that_there_is(row: list[str]) -> None:
+    """So a version cannot be called tested that the tests beside it did not run with."""
+    name, tested_with = row[0].partition(",")[0], row[-1]
+    try:
+        found = version({"DistributedDataParallel": "torch"}.get(name, name.lower()))
+    except PackageNotFoundError:
+        pytest.skip(f"{name} is not installed")
+    assert tested_with.partition(",")[0] == ".".join(found.split(".")[:2])
+    assert (README.parent / re.findall(r"`(tests/.*)`", tested_with)[0]).is_file()

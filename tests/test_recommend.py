@@ -9,6 +9,7 @@ from autotune.recommend import (
     contenders,
     contest_ratios,
     is_decided,
+    may_yet_win,
     merged,
     recommend,
     speeds,
@@ -116,6 +117,35 @@ def test_a_final_round_is_decided_once_each_interval_lies_on_one_side(second, de
     assert is_decided(contest, 0.05) is decided
     assert merged(None, contest) == contest
     assert len(merged(contest, contest).rounds) == 2 * len(second)
+
+
+def test_the_fewer_rounds_were_held_the_further_behind_a_size_must_be_to_leave() -> None:
+    contest = Contest(batch_sizes=(8, 16, 32, 64), rounds=((0.099, 0.188, 0.352, 0.64),))  # 81%, 85%, 91% of the best
+    assert may_yet_win(contest, 0.05, held=1) == (8, 16, 32, 64)
+    assert may_yet_win(contest, 0.05, held=2) == (32, 64)
+    assert may_yet_win(contest, 0.05, held=3) == (64,)
+    assert may_yet_win(contest, 0.01, held=1) == (64,)
+
+
+def test_one_round_that_was_not_slow_keeps_a_size_in() -> None:
+    contest = Contest(batch_sizes=(32, 64), rounds=((1.5, 2.0), (0.99, 2.0)))
+    assert may_yet_win(contest, 0.05, held=2) == (32, 64)
+
+
+def test_a_size_that_left_neither_wins_nor_sets_the_mark_but_keeps_its_speed() -> None:
+    first = Contest(batch_sizes=(16, 32, 64), rounds=((0.2, 0.5, 0.8),))
+    contest = merged(first, Contest(batch_sizes=(16, 64), rounds=((0.21, 0.8),)))
+    assert contest == Contest(batch_sizes=(16, 32, 64), rounds=((0.2, 0.5, 0.8), (0.21, None, 0.8)))
+    assert set(contest_ratios(contest)) == {16, 64}
+    answer = recommend(Objective.THROUGHPUT, {16: 1.0, 32: 1000.0, 64: 1.0}, 64, contest, 0.05)
+    assert answer.fastest_batch_size in (16, 64)
+    assert answer.batch_size == 16
+
+
+def test_a_size_that_left_is_still_one_that_is_slower() -> None:
+    contest = Contest(batch_sizes=(32, 64), rounds=((1.0, 1.0), (None, 1.0)))
+    answer = recommend(Objective.THROUGHPUT, {32: 60.0, 64: 64.0}, 64, contest, 0.05)
+    assert answer.why == "the fastest, every smaller one more than 5% slower"
 
 
 @pytest.mark.parametrize("objective", [Objective.THROUGHPUT, Objective.LATENCY])

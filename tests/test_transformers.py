@@ -88,7 +88,15 @@ def random_states() -> tuple[Any, ...]:
     return random.getstate(), torch.get_rng_state().tolist()
 
 
-@pytest.mark.parametrize("settings", [{}, {"bf16": True, "max_grad_norm": 0.1}, {"gradient_accumulation_steps": 2}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"bf16": True, "max_grad_norm": 0.1},
+        {"gradient_accumulation_steps": 2},
+        {"activation_checkpointing": True},
+    ],
+)
 def test_training_after_finding_a_batch_size_ends_where_it_ends_without(tmp_path: Path, settings: dict) -> None:
     first, second = (trainer_of(tmp_path, num_train_epochs=1, **settings) for _ in range(2))
     before, state, args = weights(first.model), random_states(), copy.deepcopy(first.args.to_dict())
@@ -123,6 +131,18 @@ def test_a_step_is_the_trainers_own(tmp_path: Path, micro_batches: int) -> None:
     losses = [float(workload.accumulated_step(batches)) for _ in range(3)]
     assert losses[2] < losses[0]
     assert_same(weights(workload.model), weights(theirs.model))
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_step_recomputes_activations_where_the_arguments_say_so(tmp_path: Path, asked: bool) -> None:
+    trainer = trainer_of(tmp_path, activation_checkpointing=asked)
+    workload = from_live(unpack(pack(LiveParts(model=trainer))), TRAIN)
+    calls: list[bool] = []
+    layer = workload.model.bert.encoder.layer[0]
+    layer.attention.register_forward_hook(lambda *_: calls.append(True))
+    workload.training_step(workload.make_batch(2))
+    assert len(calls) == (2 if asked else 1)
+    assert not trainer.model.is_activation_checkpointing
 
 
 def test_a_class_of_the_users_own_trains_with_its_own_loss(tmp_path: Path) -> None:

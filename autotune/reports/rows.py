@@ -89,8 +89,7 @@ def _row(batch_size: int, trials: Sequence[Trial], contest: Contest | None) -> R
 def _contest_speed(batch_size: int, contest: Contest | None) -> Speed | None:
     if contest is None or batch_size not in contest.batch_sizes:
         return None
-    column = contest.batch_sizes.index(batch_size)
-    seconds = [times[column] for times in contest.rounds]
+    seconds = contest.step_seconds(batch_size)
     low, high = median_interval(seconds)
     interval = (batch_size / high, batch_size / low) if len(seconds) > 1 else None
     return Speed(samples_per_second=batch_size / median(seconds), interval=interval)

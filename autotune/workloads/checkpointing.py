@@ -1,7 +1,7 @@
 """Activation checkpointing, where a model has a switch for it.
 
-Needs nothing of a framework. Knows the two switches in use: `gradient_checkpointing_enable()` of Hugging Face
-models and `set_grad_checkpointing()` of timm's.
+Needs nothing of a framework. Knows the switches in use: `activation_checkpointing_enable()` of Hugging Face models,
+`gradient_checkpointing_enable()` of their versions before 5.23, and `set_grad_checkpointing()` of timm's.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 from autotune.errors import NoForecastError
 
-SWITCHES = ("gradient_checkpointing_enable", "set_grad_checkpointing")
+SWITCHES = ("activation_checkpointing_enable", "gradient_checkpointing_enable", "set_grad_checkpointing")
 
 
 def switch_on_checkpointing(model: Any) -> None:
@@ -30,5 +30,5 @@ def switch_on_checkpointing(model: Any) -> None:
             return
     raise NoForecastError(
         "The model has no switch for activation checkpointing.",
-        remedy=f"Such a switch is called {' or '.join(SWITCHES)}; or use torch.utils.checkpoint in the model.",
+        remedy=f"Such a switch is called {SWITCHES[0]} or {SWITCHES[-1]}; or use torch.utils.checkpoint in the model.",
     )

@@ -1,9 +1,9 @@
 """From trials to an answer: who competes in the final round, and who wins it. Pure.
 
-The rule for throughput: the smallest batch size whose throughput is within the tolerance of the best, where
-a difference that the noise does not show counts as none. Figures of the final round, which were measured in
-turns, go before figures of single trials: two trials one after the other differ by up to 30% where nothing
-differs (measured on a busy two-core machine).
+The rule for throughput: the smallest batch size whose throughput is within the tolerance of the best, in the median of
+the pairs that were measured in turns. Figures of the final round go before figures of single trials: two trials one
+after the other differ by up to 30% where nothing differs (measured on a busy two-core machine). The noise decides how
+many rounds are held, not who wins: to call whatever the noise hides a tie, which the smaller wins, gives speed away.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def recommend(
         samples_per_second=figures[chosen],
         fastest_batch_size=fastest,
         fastest_samples_per_second=figures[fastest],
-        why=_why(objective, chosen, fastest, ratios, tolerance, has_smaller=min(figures) < chosen),
+        why=_why(objective, chosen, fastest, tolerance, has_smaller=min(figures) < chosen),
     )
 
 
@@ -162,20 +162,10 @@ def _contest_speeds(contest: Contest) -> dict[int, float]:
 
 
 def _smallest_within(ratios: dict[int, Ratio], tolerance: float) -> int:
-    """The smallest within the tolerance, or near it and not told from the best.
-
-    A tie is believed only near the mark: in very much noise everything ties.
-    """
-
-    def is_near(ratio: Ratio) -> bool:
-        return ratio.median >= 1 - tolerance or (ratio.median >= 1 - 2 * tolerance and ratio.high >= 1)
-
-    return min(size for size, ratio in ratios.items() if is_near(ratio))
+    return min(size for size, ratio in ratios.items() if ratio.median >= 1 - tolerance)
 
 
-def _why(
-    objective: Objective, chosen: int, fastest: int, ratios: dict[int, Ratio], tolerance: float, *, has_smaller: bool
-) -> str:
+def _why(objective: Objective, chosen: int, fastest: int, tolerance: float, *, has_smaller: bool) -> str:
     if objective is Objective.MEMORY:
         return "the largest that fits"
     bound = "within the latency limit " if objective is Objective.LATENCY else ""
@@ -183,7 +173,4 @@ def _why(
         return f"the fastest {bound}".strip() + (
             f", every smaller one more than {tolerance:.0%} slower" if has_smaller else ""
         )
-    ratio = ratios[chosen]
-    if ratio.median < 1 - tolerance:
-        return f"the smallest {bound}that cannot be told from the fastest, {fastest}, in this much noise"
     return f"the smallest {bound}within {tolerance:.0%} of the fastest, {fastest}"

@@ -96,12 +96,14 @@ def test_drift_between_rounds_does_not_make_a_difference() -> None:
     assert answer.batch_size == 32
 
 
-def test_a_difference_within_the_noise_is_a_tie_and_goes_to_the_smaller() -> None:
+def test_noise_does_not_make_a_slower_size_win() -> None:
+    """The smaller is 7% slower in the median, though no interval tells them apart."""
     rounds = tuple((1.0, 2.0 * factor) for factor in (0.8, 1.1, 0.7, 1.2, 0.93, 1.15, 0.9, 1.05, 0.75))
     contest = Contest(batch_sizes=(32, 64), rounds=rounds)
-    answer = recommend(Objective.THROUGHPUT, {32: 1.0, 64: 1.0}, 64, contest, 0.05)
-    assert answer.batch_size == 32
-    assert "noise" in answer.why
+    assert contest_ratios(contest)[32].is_tie
+    assert not is_decided(contest, 0.05)
+    assert recommend(Objective.THROUGHPUT, {32: 1.0, 64: 1.0}, 64, contest, 0.05).batch_size == 64
+    assert recommend(Objective.THROUGHPUT, {32: 1.0, 64: 1.0}, 64, contest, 0.08).batch_size == 32
 
 
 def test_in_very_much_noise_a_size_far_from_the_best_does_not_pass_for_a_tie() -> None:

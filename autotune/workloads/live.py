@@ -2,15 +2,17 @@
 
 Needs torch. Everything travels in one pickle, since apart an optimizer would come back with
 parameters that are not the model's. With it goes the number of torch's next hook: a process that began to count
-anew would give a hook of its own the number, and so the place, of one that came with the model. Packing only reads:
-the caller's objects and random state stay as they are.
+anew would give a hook of its own the number, and so the place, of one that came with the model; and whether torch has
+loaded what it loads late. Packing only reads: the caller's objects and random state stay as they are.
 """
 
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from importlib import import_module
 from typing import Any
 
 from torch.utils.hooks import RemovableHandle
@@ -63,6 +65,10 @@ REMEDIES = {
 }
 OTHER_REMEDY = "Pass a function that builds what it needs within itself."
 
+LOADED_LATE = "torch._dynamo"
+"""Torch loads this, in one to two seconds, when the first optimizer is made. One that comes in a pickle is not made, so
+every child would load it again in its first step, were it not loaded before they are forked."""
+
 
 def pack(parts: LiveParts) -> bytes:
     """The parts as bytes for another process. A DataLoader goes as what it is made of.
@@ -75,7 +81,7 @@ def pack(parts: LiveParts) -> bytes:
     data, collate_fn, loading = unwrapped(parts.data, parts.collate_fn)
     parts = replace(parts, data=data, collate_fn=collate_fn, loading=loading or parts.loading)
     try:
-        return dumps((RemovableHandle.next_id, parts))
+        return dumps((RemovableHandle.next_id, LOADED_LATE in sys.modules, parts))
     except Exception as error:  # whatever a user's __reduce__ raises
         culprit = _unpicklable(parts)
         raise UsageError(
@@ -95,8 +101,10 @@ def _unpicklable(parts: LiveParts) -> str:
 
 def unpack(packed: bytes) -> LiveParts:
     """What `pack` packed; the optimizer's parameters are the model's again."""
-    next_hook, parts = pickle.loads(packed)
+    next_hook, loads_late, parts = pickle.loads(packed)
     assert isinstance(parts, LiveParts)
+    if loads_late:
+        import_module(LOADED_LATE)
     RemovableHandle.next_id = max(RemovableHandle.next_id, next_hook)
     return parts
 

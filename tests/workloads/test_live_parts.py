@@ -271,3 +271,20 @@ def test_parametrized_modules_come_along_with_their_weights_tied_to_the_optimize
     assert torch.equal(came.eval()(x), model.eval()(x))
     held = {id(parameter) for group in unpack(packed).optimizer.param_groups for parameter in group["params"]}
     assert len(held) == len(list(model.parameters()))
+
+
+ARRIVAL = """
+import sys
+from pathlib import Path
+from autotune.workloads.live import unpack
+unpack(Path(sys.argv[1]).read_bytes())
+print("torch._dynamo" in sys.modules)
+"""
+
+
+def test_what_torch_loads_late_is_there_before_children_are_forked(tmp_path):
+    """Else each child would load it in its first step: an optimizer that comes in a pickle is not made anew."""
+    (tmp_path / "parts").write_bytes(pack(trained_parts()))
+    command = [sys.executable, "-c", ARRIVAL, str(tmp_path / "parts")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "True", done.stderr

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.library import Library
 from torch.nn import functional
 
-from autotune.forecast.tracker import Transients
+from autotune.forecast.tracker import Transients, Workspace
 
 aten = torch.ops.aten
 
@@ -212,22 +212,22 @@ QUERY_BLOCK = 128  # both kernels round the number of queries up to it
 SMALL_HEAD, SMALL_HEAD_BLOCK, LARGE_HEAD_BLOCK = 128, 32, 64  # head_size_rounded in flash_api.cpp
 
 
-def _flash_backward(args: tuple[Any, ...], _out: Any) -> list[list[int]]:
+def _flash_backward(args: tuple[Any, ...], _out: Any) -> Workspace:
     """`mha_bwd` in flash_api.cpp: dq_accum and softmax_d in fp32; dk and dv of all heads where these are grouped."""
     query, key = args[1], args[2]
     batch, heads, length, head = query.shape
     block = SMALL_HEAD_BLOCK if head <= SMALL_HEAD else LARGE_HEAD_BLOCK
     accumulated = FP32_BYTES * batch * heads * _round_up(length, QUERY_BLOCK) * (_round_up(head, block) + 1)
     expanded = 0 if key.shape[1] == heads else 2 * batch * heads * key.shape[2] * head * key.element_size()
-    return [[int(accumulated + expanded)]]
+    return Workspace(after=[int(accumulated + expanded)])
 
 
-def _efficient_backward(args: tuple[Any, ...], _out: Any) -> list[list[int]]:
+def _efficient_backward(args: tuple[Any, ...], _out: Any) -> Workspace:
     """`_efficient_attention_backward`: delta, and for short types dq, in fp32 (kNeedsAccumGradQ)."""
     query = args[1]
     batch, heads, length, head = query.shape
     accumulated = 0 if query.element_size() == FP32_BYTES else _round_up(length, QUERY_BLOCK) * head
-    return [[int(FP32_BYTES * batch * heads * (length + accumulated))]]
+    return Workspace(after=[int(FP32_BYTES * batch * heads * (length + accumulated))])
 
 
 def _round_up(size: int, unit: int) -> int:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
@@ -32,9 +32,25 @@ FORWARD, BACKWARD, OPTIMIZER = "forward", "backward", "optimizer"
 _LIFTS = (torch.ops.aten.lift_fresh.default, torch.ops.aten.lift_fresh_copy.default)
 """What `torch.tensor(...)` ends in. Its input is a constant whose value a run without data needs, so it is left be."""
 
-Transients = Mapping[Any, Callable[[tuple[Any, ...], Any], Iterable[Sequence[int]]]]
-"""By operator, from its arguments and what it returned: what its kernel takes and frees inside itself. One burst after
-the other, each of so many storages of so many bytes that live together."""
+
+class Workspace(NamedTuple):
+    """What a kernel takes and frees inside itself: the bytes of each storage, by when it is there.
+
+    Attributes:
+        throughout: taken first, freed last.
+        before: freed before there is memory for the result.
+        across: there with those, and until the result is.
+        after: taken once the result is there, when the two before are gone.
+    """
+
+    throughout: Sequence[int] = ()
+    before: Sequence[int] = ()
+    across: Sequence[int] = ()
+    after: Sequence[int] = ()
+
+
+Transients = Mapping[Any, Callable[[tuple[Any, ...], Any], Workspace]]
+"""By operator, from its arguments and what it returned: what its kernel takes and frees inside itself."""
 
 Untouched = Mapping[Any, Callable[[tuple[Any, ...], Any], Iterable[tuple[torch.Tensor, float]]]]
 """By operator, from its arguments and what it returned: tensors of which a share is never written to."""
@@ -159,12 +175,14 @@ class ByteTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     # ------------------------------------------------------------------ births and deaths
 
-    def _see_all(self, value: Any) -> None:
+    def _see_all(self, value: Any) -> int:
+        """Count what is new in a result, which takes nothing besides."""
         if isinstance(value, torch.Tensor):
             self._see(value)
         elif isinstance(value, list | tuple):
             for item in value:
                 self._see_all(item)
+        return 0
 
     def _see_inputs(self, value: Any) -> None:
         """Arguments that are new were there before: a constant of the user's, a model that nobody gave."""
@@ -247,11 +265,11 @@ class ByteTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for known_sizes in self._known_sizes:
             for tensor, size_bytes in known_sizes(func, args, kwargs, out):
                 self._see(tensor, size_bytes)
-        self._see_all(out)
+        workspace = self._transients.get(func)
+        transient_bytes = self._see_with(workspace(args, out), out) if workspace else self._see_all(out)
         if func in self._untouched:
             self._note_untouched(self._untouched[func](args, out))
-        bursts = self._transients.get(func)
-        self._notice_peak(func, max(map(self._burst, bursts(args, out)), default=0) if bursts else 0)
+        self._notice_peak(func, transient_bytes)
         return out
 
     def _note_untouched(self, shares: Iterable[tuple[torch.Tensor, float]]) -> None:
@@ -260,13 +278,32 @@ class ByteTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if storage is not None:
                 self._untouched_bytes[storage.number] = round(share * storage.counted_bytes)
 
-    def _burst(self, sizes_bytes: Sequence[int]) -> int:
-        """Storages that are born and die together inside an operator; returns their bytes."""
+    def _see_with(self, workspace: Workspace, out: Any) -> int:
+        """A result among what its kernel takes inside itself; returns what that adds to the live bytes at most."""
+        before_result = self.live_bytes
+        throughout, before, across = map(self._take, workspace[:3])
+        self._free(before)
+        self._see_all(out)
+        self._free(across)
+        self._free(self._take(workspace.after))
+        self._free(throughout)
+        throughout_bytes, before_bytes, across_bytes, after_bytes = map(self._sum, workspace)
+        before_bytes += across_bytes + before_result - self.live_bytes
+        return throughout_bytes + max(before_bytes, across_bytes, after_bytes)
+
+    def _sum(self, sizes_bytes: Sequence[int]) -> int:
+        return sum(map(self._rounded, sizes_bytes))
+
+    def _take(self, sizes_bytes: Sequence[int]) -> list[Event]:
+        """Storages that are born inside an operator, and are not counted as live."""
         first = len(self._births)
         self._births += [self._phase] * len(sizes_bytes)
         born = [Event(first + place, size_bytes) for place, size_bytes in enumerate(sizes_bytes)]
-        self.events += [*born, *(Event(event.storage, -event.size_bytes) for event in born)]
-        return sum(map(self._rounded, sizes_bytes))
+        self.events += born
+        return born
+
+    def _free(self, born: Iterable[Event]) -> None:
+        self.events += [Event(event.storage, -event.size_bytes) for event in born]
 
     def _notice_peak(self, func: Any, transient_bytes: int) -> None:
         self.operators += 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import resource
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,43 +15,100 @@ from forecast_child import in_child
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from autotune.devices import linux_process
 from autotune.forecast.cpu_kernels import CPU_TRANSIENTS, CPU_UNTOUCHED, RESERVE_UNTOUCHED
 from autotune.forecast.guesses import Guesses
-from autotune.forecast.records import Rules
-from autotune.forecast.tracker import ByteTracker, Transients
+from autotune.forecast.tracker import ByteTracker, Owner, Workspace
 
 aten = torch.ops.aten
 PAGE = resource.getpagesize()
 
 
-def test_a_convolution_is_counted_with_copies_of_what_has_channels_enough() -> None:
-    image, out = torch.empty(2, 3, 32, 32), torch.empty(2, 16, 32, 32)
-    assert list(CPU_TRANSIENTS[aten.convolution.default]((image,), out)) == [[out.nbytes]]
-    assert list(CPU_TRANSIENTS[aten.convolution.default]((out,), out)) == [[out.nbytes, out.nbytes]]
+def _convolved(channels: int, to_channels: int, kernel: int) -> tuple[torch.Tensor, ...]:
+    return torch.randn(16, channels, 128, 128), torch.randn(to_channels, channels, kernel, kernel)
 
 
-@pytest.mark.parametrize("wants_input", [True, False])
-def test_its_backward_pass_once_for_each_gradient(wants_input: bool) -> None:
-    image, grad = torch.empty(2, 8, 32, 32), torch.empty(2, 16, 32, 32)
-    bursts = CPU_TRANSIENTS[aten.convolution_backward.default]((grad, image, [wants_input, True, True]), None)
-    assert list(bursts) == [[grad.nbytes, image.nbytes]] * (2 if wants_input else 1)
+def _gradients(grad: torch.Tensor, image: torch.Tensor, weight: torch.Tensor, mask: list[bool]) -> Any:
+    groups, pad = image.shape[1] // weight.shape[1], weight.shape[-1] // 2
+    return aten.convolution_backward(grad, image, weight, [0], [1, 1], [pad, pad], [1, 1], False, [0, 0], groups, mask)
 
 
-def test_kernels_count_for_the_peak_of_a_real_run() -> None:
-    image, weight = torch.randn(4, 16, 32, 32), torch.randn(16, 16, 3, 3)
+def _depthwise(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    image = torch.randn(4, 768, 6, 6, dtype=dtype).to(memory_format=torch.channels_last)
+    return image, image.clone(), torch.randn(768, 1, 7, 7, dtype=dtype)
 
-    def peak(**transients: Transients) -> int:
-        with ByteTracker(Rules.CPU, **transients) as tracker:
-            torch.nn.functional.conv2d(image, weight, padding=1)
-        return tracker.peak.total_bytes
 
-    assert peak(transients=CPU_TRANSIENTS) == peak() + 2 * image.nbytes
+ALL, WEIGHT = [True, True, False], [False, True, False]
+KERNELS: dict[str, tuple[Callable[..., Any], Callable[[], tuple[torch.Tensor, ...]]]] = {
+    "convolution": (lambda x, w: aten.convolution(x, w, None, *PLAIN), lambda: _convolved(16, 32, 1)),
+    "of few channels": (lambda x, w: aten.convolution(x, w, None, *PLAIN), lambda: _convolved(3, 64, 1)),
+    "of a slice": (
+        lambda x, w: aten.convolution(x[..., :64], w, None, *PLAIN),
+        lambda: _convolved(64, 32, 1),
+    ),
+    "of a large weight": (
+        lambda x, w: aten.convolution(x, w, None, *PLAIN),
+        lambda: (torch.randn(2, 1024, 4, 4), torch.randn(1024, 1024, 3, 3)),
+    ),
+    "its gradients": (
+        lambda x, w: _gradients(x.new_ones(16, 32, 128, 128), x, w, ALL),
+        lambda: _convolved(16, 32, 1),
+    ),
+    "the weight's alone": (
+        lambda x, w: _gradients(x.new_ones(16, 32, 128, 128), x, w, WEIGHT),
+        lambda: _convolved(16, 32, 1),
+    ),
+    "of a large weight's": (
+        lambda x, w: _gradients(x.new_ones(2, 1024, 4, 4), x, w, ALL),
+        lambda: (torch.randn(2, 1024, 4, 4), torch.randn(1024, 1024, 3, 3)),
+    ),
+    "depthwise, channels last": (lambda g, x, w: _gradients(g, x, w, ALL), lambda: _depthwise(torch.float32)),
+    "depthwise, channels last, bf16": (lambda g, x, w: _gradients(g, x, w, ALL), lambda: _depthwise(torch.bfloat16)),
+    "mean of a short type": (
+        lambda x: aten.mean.dim(x, [-1]),
+        lambda: (torch.ones(4096, 4096, dtype=torch.bfloat16),),
+    ),
+    "mixed types": (torch.add, lambda: (torch.ones(4096, 4096, dtype=torch.bfloat16), torch.ones(4096, 4096))),
+    "roll": (lambda x: aten.roll(x, [1, 1], [0, 1]), lambda: (torch.ones(4096, 4096),)),
+    "layer norm of a transposed": (
+        lambda x: aten.native_layer_norm(x.t(), [4096], None, None, 1e-5),
+        lambda: (torch.ones(4096, 4096),),
+    ),
+    "safe softmax": (lambda x: aten._safe_softmax(x, -1), lambda: (torch.ones(4096, 4096),)),
+}
+PLAIN = ([1, 1], [0, 0], [1, 1], False, [0, 0], 1)
+M_MMAP_THRESHOLD = -3
+
+
+def _said_and_held(name: str) -> tuple[int, int]:
+    """What an operator adds to the memory at most: as the tracker says, and as the process shows."""
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 16)  # each block on its own, so that no hole in the heap hides one
+    torch.set_num_threads(1)
+    operator, make = KERNELS[name]
+    inputs = make()
+    with ByteTracker(transients=CPU_TRANSIENTS) as tracker:
+        tracker.give(inputs, Owner.PARAMETERS)
+        before_bytes = tracker.live_bytes
+        operator(*inputs)
+    linux_process.reset_peak()
+    resident_bytes = linux_process.resident().total_bytes
+    operator(*inputs)
+    peak_bytes = linux_process.peak_resident_bytes()
+    assert peak_bytes is not None
+    return tracker.peak.total_bytes - before_bytes, peak_bytes - resident_bytes
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads Linux's /proc")
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_kernel_holds_what_is_said_of_it(name: str) -> None:
+    said_bytes, held_bytes = in_child(_said_and_held, name)
+    assert said_bytes == pytest.approx(held_bytes, rel=0.06, abs=1 << 20)
 
 
 def test_a_sum_of_truth_values_is_counted_in_whole_numbers() -> None:
     rule = CPU_TRANSIENTS[aten.sum.default]
-    assert list(rule((torch.ones(10, dtype=torch.bool),), None)) == [[80]]
-    assert list(rule((torch.ones(10),), None)) == []
+    assert rule((torch.ones(10, dtype=torch.bool),), None) == Workspace(before=[80])
+    assert rule((torch.ones(10),), None) == Workspace(before=[])
 
 
 def _present_share(tensor: torch.Tensor) -> float:

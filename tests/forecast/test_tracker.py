@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from autotune.forecast.records import Event, Rules
-from autotune.forecast.tracker import ByteTracker, Owner
+from autotune.forecast.tracker import ByteTracker, Owner, Workspace
 
 
 @settings(deadline=None)
@@ -50,13 +50,25 @@ def test_a_storage_that_is_resized_is_freed_and_taken_again() -> None:
 
 
 def test_what_a_kernel_takes_inside_itself_counts_at_the_peak_only() -> None:
-    with ByteTracker(Rules.CUDA, transients={torch.ops.aten.mm.default: lambda args, out: [[1000]]}) as tracker:
+    with ByteTracker(Rules.CUDA, transients={torch.ops.aten.mm.default: lambda *_: Workspace(after=[1000])}) as tracker:
         product = torch.zeros(16, 16) @ torch.zeros(16, 16)
     assert product.shape == (16, 16)
     assert tracker.live_bytes == 1024
     assert tracker.peak.total_bytes == 3 * 1024 + 1024
     assert tracker.peak.operator == "aten.mm.default"
     assert tracker.composition().temporary_bytes == 4 * 1024
+
+
+def test_a_workspace_is_born_and_dies_around_the_result() -> None:
+    workspace = Workspace(throughout=[10], before=[200, 300], across=[4000], after=[50])
+    tensor = torch.zeros(16)
+    with ByteTracker(transients={torch.ops.aten.neg.default: lambda *_: workspace}) as tracker:
+        result = tensor.neg()
+    sizes = {number: size for number, size in tracker.events if size > 0}
+    order = [size if size > 0 else -sizes[number] for number, size in tracker.events]
+    assert order == [64, 10, 200, 300, 4000, -200, -300, result.nbytes, -4000, 50, -50, -10]
+    assert tracker.live_bytes == tensor.nbytes + result.nbytes
+    assert tracker.peak.total_bytes == 64 + 64 + 256 + 320 + 4032  # rounded up to 64; the result is not there yet
 
 
 def test_nothing_is_counted_while_paused_nor_on_other_devices() -> None:

@@ -43,12 +43,14 @@ class Form:
     Attributes:
         least: rounds that are held as long as more than one size may yet win.
         fresh_processes: new interpreters that these will ask for.
+        renewals: how often these will renew the executor.
         room_bytes: the memory that all sizes together may need.
     """
 
     hold: Round
     least: int
     fresh_processes: int
+    renewals: int
     room_bytes: float
 
     def rounds(
@@ -79,11 +81,11 @@ class Form:
 def form_of(opened: Opened) -> Form:
     """The form that suits where trials run."""
     if opened.forks:
-        return Form(_alone, least=3, fresh_processes=0, room_bytes=math.inf)
+        return Form(_alone, least=3, fresh_processes=0, renewals=2, room_bytes=math.inf)
     room_bytes = TOGETHER_SHARE * opened.free_bytes
     if opened.environment.device == "cpu":
-        return Form(_in_fresh_processes, least=2, fresh_processes=1, room_bytes=room_bytes)
-    return Form(_together, least=1, fresh_processes=0, room_bytes=room_bytes)
+        return Form(_in_fresh_processes, least=2, fresh_processes=1, renewals=0, room_bytes=room_bytes)
+    return Form(_together, least=1, fresh_processes=0, renewals=0, room_bytes=room_bytes)
 
 
 def _alone(executor: Executor, batch_sizes: tuple[int, ...], spec: ProbeSpec, number: int) -> Contest | str:

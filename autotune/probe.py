@@ -160,6 +160,7 @@ class Probe:
         """Ask for a forecast, in a child of its own: whatever goes wrong there costs the forecast, not the probe."""
         self.listener.forecast_started()
         began = time.monotonic()
+        self._prepare_for_the_end(self.opened.budget_bytes)
         batch_size, peak_bytes = max(measured_peaks(self.trials))
         attempt = self.executor.run(
             ForecastRequest(
@@ -182,11 +183,22 @@ class Probe:
         """Run the trial that the search asks for, and tell the search. A confirmation has a fresh process."""
         is_confirmation = ask.phase is Phase.CONFIRM
         if is_confirmation:
-            self.executor.prepare(self._confirmations_left(ask.batch_size), self._peak_bytes([ask.batch_size]))
+            self.executor.prepare(self._confirmations_left(ask.batch_size), 0, self._peak_bytes([ask.batch_size]))
         request = TrialRequest(batch_size=ask.batch_size, effort=effort, fresh_process=is_confirmation)
         trial = self.run_trial(request, ask.phase.value, ask.why)
         self._tell(trial)
         return trial
+
+    @property
+    def _has_final_round(self) -> bool:
+        return self.spec.objective not in (Objective.MEMORY, Objective.TIME_TO_QUALITY)
+
+    def _prepare_for_the_end(self, needed_bytes: int) -> None:
+        """Have interpreters started while nothing is timed: for the final round, and for the run of the answer."""
+        form, fresh, renewals = form_of(self.opened), max(self.search.limits.confirmations, 1), 0
+        if self._has_final_round:
+            fresh, renewals = fresh + form.fresh_processes, form.renewals
+        self.executor.prepare(fresh, renewals, needed_bytes)
 
     def _peak_bytes(self, sizes: Sequence[int]) -> int:
         """What these sizes need together: the highest peak that was seen of each, or else the whole budget."""
@@ -259,10 +271,10 @@ class Probe:
         form = form_of(self.opened)
         names = contenders(self.trials, self.spec.tolerance, form.room_bytes)
         is_known = self.contest is not None and self.contest.batch_sizes == names
-        if self.spec.objective in (Objective.MEMORY, Objective.TIME_TO_QUALITY) or len(names) == 1 or is_known:
+        if not self._has_final_round or len(names) == 1 or is_known:
             return
         self.contest, began = None, time.monotonic()
-        self.executor.prepare(form.fresh_processes + 1, self._peak_bytes(names))  # one for the run of the answer
+        self._prepare_for_the_end(self._peak_bytes(names))
         self.listener.contest_started(names)
         held = form.rounds(self.executor, names, self.spec, lambda: self._exhausted() is not None, self.listener.warned)
         for contest in held:

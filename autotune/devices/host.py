@@ -96,6 +96,15 @@ def resident_bytes(pid: int) -> int:
         return 0
 
 
+def private_bytes(pid: int) -> int:
+    """Resident memory of a process that it does not share with others by its files; 0 where it is gone."""
+    try:
+        info = psutil.Process(pid).memory_info()
+    except psutil.Error:
+        return 0
+    return int(info.rss - getattr(info, "shared", 0))
+
+
 def cpu_stall_microseconds(pressure: Path = Path("/proc/pressure/cpu")) -> int | None:
     """Time, since the machine started, in which some task waited for a processor; None where not recorded.
 

@@ -177,11 +177,11 @@ class Executor(Protocol):
         """
         ...
 
-    def prepare(self, fresh_processes: int, needed_bytes: int) -> None:
-        """Have so many fresh processes ready for the next requests that want one, where that saves time.
+    def prepare(self, fresh_processes: int, renewals: int, needed_bytes: int) -> None:
+        """Start fresh processes for the next requests that want one, and for renewals, where that saves time.
 
-        Started side by side they cost little more than one. Nothing is timed meanwhile. The memory that the requests
-        will need is left to them.
+        It does not wait for them. Started side by side, or beside a forecast, they cost little; nothing is timed
+        before they are there. The memory that the requests will need is left to them.
         """
         ...
 

@@ -29,6 +29,7 @@ from autotune.executors import (
 )
 from autotune.executors.environment import environment_of
 from autotune.executors.messages import Built, Job
+from autotune.executors.spares import Spares
 from autotune.executors.watchdog import Watch
 from autotune.executors.worker_process import StalledError, WorkerProcess
 from autotune.spec import PickledWorkload, ProbeSpec
@@ -57,7 +58,7 @@ class ChildExecutor:
         self._extra_free_bytes = extra_free_bytes
         self._verbose = verbose
         self._worker: WorkerProcess | None = None
-        self._spares: list[WorkerProcess] = []
+        self._spares = Spares(self._begin)
         self._built: Built | None = None
         self._budget_bytes = 0
         self._dry = False
@@ -99,34 +100,31 @@ class ChildExecutor:
             warnings=self._built.warnings,
         )
 
-    def prepare(self, fresh_processes: int, needed_bytes: int) -> None:
-        """Start the interpreters of the next fresh processes side by side. See `Executor.prepare`.
+    def prepare(self, fresh_processes: int, renewals: int, needed_bytes: int) -> None:
+        """Start the interpreters of what comes next side by side. See `Executor.prepare`.
 
-        Not more than the cores can start at once; and none where a trial would then lack memory, or on a device
-        whose memory they would hold.
+        None where a trial would then lack memory, or on a device whose memory they would hold.
         """
-        wanted = min(fresh_processes, host.logical_cores(), self._room_for_spares(needed_bytes)) - len(self._spares)
-        started = [self._begin(forks=False) for _ in range(wanted)]
-        self._spares += started
-        for worker in started:
-            try:
-                worker.built(self._watch(None))
-            except AutotuneError:  # the request that would have had it starts one itself, and says what is wrong
-                self._spares.remove(worker)
-                worker.close()
+        room = self._room_for_spares(needed_bytes)
+        for forks, wanted in ((False, fresh_processes), (True, renewals if self._forks else 0)):
+            count = min(wanted - self._spares.count(forks=forks), room)
+            self._spares.start(count, forks=forks)
+            room -= max(count, 0)
 
     def renew(self) -> None:
-        """Let the next request start another interpreter. See `Executor.renew`."""
+        """Let the next request have another interpreter. See `Executor.renew`."""
         self._close_worker()
 
     def _room_for_spares(self, needed_bytes: int) -> int:
         if self._worker is None or not self._on_cpu:
             return 0
         left_bytes = host.available_bytes() - OVERRUN_FACTOR * needed_bytes - _reserve_bytes()
-        return len(self._spares) + max(0, int(left_bytes / max(host.resident_bytes(self._worker.pid), 1)))
+        return max(0, int(left_bytes / max(host.private_bytes(self._worker.pid), 1)))
 
     def run(self, request: Request) -> Attempt:
         """Run a request in a child. See `Executor.run`."""
+        if not isinstance(request, ForecastRequest):  # what that takes is not timed
+            self._spares.settle(self._watch(None))
         wants_fresh = isinstance(request, TrainRequest) or (
             isinstance(request, TrialRequest | ContestRequest) and request.fresh_process
         )
@@ -135,7 +133,7 @@ class ChildExecutor:
         if wants_fresh or (self._on_cpu and not self._forks):
             return self._run_once(request)
         try:
-            worker = self._worker or self._start(self._forks)[0]
+            worker = self._worker or self._spares.take(forks=self._forks) or self._start(self._forks)[0]
         except AutotuneError as error:
             return _could_not_start(error)
         self._worker = worker
@@ -152,8 +150,7 @@ class ChildExecutor:
     def close(self) -> None:
         """End the workers and all their children."""
         self._close_worker()
-        while self._spares:
-            self._spares.pop().close()
+        self._spares.close()
 
     def _close_worker(self) -> None:
         if self._worker is not None:
@@ -166,7 +163,7 @@ class ChildExecutor:
 
     def _run_once(self, request: Request, *, dry: bool = False) -> Attempt:
         try:
-            worker = self._spare() if not dry else None
+            worker = None if dry else self._spares.take(forks=False)
             worker = worker or self._start(forks=False, dry=dry)[0]
         except AutotuneError as error:
             return _could_not_start(error)
@@ -174,15 +171,6 @@ class ChildExecutor:
             return worker.run(request, self._watch(request))
         finally:
             worker.close()
-
-    def _spare(self) -> WorkerProcess | None:
-        """An interpreter that was prepared, if there is one and it still lives."""
-        while self._spares:
-            worker = self._spares.pop()
-            if worker.is_alive:
-                return worker
-            worker.close()
-        return None
 
     def _start(self, forks: bool, *, dry: bool = False) -> tuple[WorkerProcess, Built]:
         worker = self._begin(forks, dry=dry)

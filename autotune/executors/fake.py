@@ -101,7 +101,7 @@ class FakeExecutor:
             forks=self.forks,
         )
 
-    def prepare(self, fresh_processes: int, needed_bytes: int) -> None:
+    def prepare(self, fresh_processes: int, renewals: int, needed_bytes: int) -> None:
         """There is no process."""
 
     def renew(self) -> None:

@@ -8,9 +8,9 @@ depends on where things lie, by chance, for as long as a process lives, and on w
 that take turns in one process only the largest pays. Measured on two cores: a small ResNet ran at 32 samples at 1.12
 times the speed of 64 where they shared a process (four of them), and at 0.93 where each was alone, as in training; an
 LSTM at 32 alone at 615 to 1,355 samples/s, with 15,000 and 4,000 page faults in a step.
-So where processes cost little, each size has one of its own, and each round another interpreter, without the sizes
-that are far behind by then. Where they cost
-seconds, sizes share one, and several have a say; on a GPU memory stays with the process, and one is enough.
+So where processes cost little, each size has one of its own in each round, but for the sizes that are far behind by
+then. Where they cost seconds, sizes share one, and several have a say; on a GPU memory stays with the process, and one
+is enough.
 """
 
 from __future__ import annotations
@@ -43,14 +43,12 @@ class Form:
     Attributes:
         least: rounds that are held as long as more than one size may yet win.
         fresh_processes: new interpreters that these will ask for.
-        renewals: how often these will renew the executor.
         room_bytes: the memory that all sizes together may need.
     """
 
     hold: Round
     least: int
     fresh_processes: int
-    renewals: int
     room_bytes: float
 
     def rounds(
@@ -81,17 +79,15 @@ class Form:
 def form_of(opened: Opened) -> Form:
     """The form that suits where trials run."""
     if opened.forks:
-        return Form(_alone, least=3, fresh_processes=0, renewals=2, room_bytes=math.inf)
+        return Form(_alone, least=3, fresh_processes=0, room_bytes=math.inf)
     room_bytes = TOGETHER_SHARE * opened.free_bytes
     if opened.environment.device == "cpu":
-        return Form(_in_fresh_processes, least=2, fresh_processes=1, renewals=0, room_bytes=room_bytes)
-    return Form(_together, least=1, fresh_processes=0, renewals=0, room_bytes=room_bytes)
+        return Form(_in_fresh_processes, least=2, fresh_processes=1, room_bytes=room_bytes)
+    return Form(_together, least=1, fresh_processes=0, room_bytes=room_bytes)
 
 
 def _alone(executor: Executor, batch_sizes: tuple[int, ...], spec: ProbeSpec, number: int) -> Contest | str:
     """Each size in a process of its own; every other round goes backwards."""
-    if number:
-        executor.renew()
     step_seconds = {}
     for size in batch_sizes[:: -1 if number % 2 else 1]:
         request = ContestRequest(

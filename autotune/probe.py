@@ -45,7 +45,7 @@ from autotune.verdict import judged
 GROW = Effort(warmup_steps=2, min_steps=3, seconds=0.5)
 BISECT = Effort(warmup_steps=2, min_steps=3, max_steps=3, seconds=0.0)  # the peak still rises until the third step
 CONFIRM = Effort(warmup_steps=2, min_steps=8, max_steps=8, seconds=0.0)  # ten in all: sizes that pass three fail ten
-EDGE_CONFIRMATIONS = 2  # each in a fresh process: forked children have one layout of addresses, and so one draw
+EDGE_CONFIRMATIONS = {True: 3, False: 2}  # processes, by whether one costs no more than a fork; the last is always new
 EDGE_RESOLUTION = 0.05  # where the largest batch size is not the answer, its neighbourhood is enough
 WARMUP_SECONDS = 120.0  # of training a copy; what was measured until then has to do
 MOST_WORKERS = 16  # of a DataLoader; more seldom help, and each holds a copy of the dataset's objects
@@ -180,11 +180,10 @@ class Probe:
         self.listener.forecast_ended(attempt.forecast, edge, why_not)
 
     def ask_trial(self, ask: Ask, effort: Effort) -> Trial:
-        """Run the trial that the search asks for, and tell the search. A confirmation has a fresh process."""
-        is_confirmation = ask.phase is Phase.CONFIRM
-        if is_confirmation:
-            self.executor.prepare(self._confirmations_left(ask.batch_size), 0, self._peak_bytes([ask.batch_size]))
-        request = TrialRequest(batch_size=ask.batch_size, effort=effort, fresh_process=is_confirmation)
+        """Run the trial that the search asks for, and tell the search. The last confirmation has a fresh process."""
+        is_last = ask.phase is Phase.CONFIRM and self._confirmations_left(ask.batch_size) == 1
+        is_fresh = ask.phase is Phase.CONFIRM if not self.opened.forks else is_last
+        request = TrialRequest(batch_size=ask.batch_size, effort=effort, fresh_process=is_fresh)
         trial = self.run_trial(request, ask.phase.value, ask.why)
         self._tell(trial)
         return trial
@@ -195,10 +194,9 @@ class Probe:
 
     def _prepare_for_the_end(self, needed_bytes: int) -> None:
         """Have interpreters started while nothing is timed: for the final round, and for the run of the answer."""
-        form, fresh, renewals = form_of(self.opened), max(self.search.limits.confirmations, 1), 0
-        if self._has_final_round:
-            fresh, renewals = fresh + form.fresh_processes, form.renewals
-        self.executor.prepare(fresh, renewals, needed_bytes)
+        confirming = 1 if self.opened.forks else max(self.search.limits.confirmations, 1)
+        timing = form_of(self.opened).fresh_processes if self._has_final_round else 0
+        self.executor.prepare(confirming + timing, needed_bytes)
 
     def _peak_bytes(self, sizes: Sequence[int]) -> int:
         """What these sizes need together: the highest peak that was seen of each, or else the whole budget."""
@@ -469,7 +467,7 @@ def search_limits(spec: ProbeSpec, opened: Opened) -> Limits:
         cap_reason=StopReason.DATASET if capped_by_data else StopReason.CAP,
         multiple_of=spec.multiple_of,
         plateau_tolerance=None if seeks_edge else spec.tolerance,
-        confirmations=EDGE_CONFIRMATIONS if seeks_edge else 0,
+        confirmations=EDGE_CONFIRMATIONS[opened.forks] if seeks_edge else 0,
         resolution=0.0 if seeks_edge else EDGE_RESOLUTION,
     )
 

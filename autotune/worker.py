@@ -7,8 +7,8 @@ Forking. Importing torch and building the workload take seconds, so a fresh inte
 Instead this server does both with a single thread, runs no step itself, and forks a child per trial, which is
 ready in milliseconds and whose peak is its own. Two rules keep that safe: no multi-threaded region runs before
 a fork (a thread pool that was started does not survive one: deadlock), and no device context exists. A child
-is given the libraries' pages that a fork leaves behind, and so holds what a fresh process would: the same code
-then runs from the same state.
+is given the libraries' pages that a fork leaves behind, and so holds what a fresh process would, and a heap scattered
+by chance, as each process has its own: the same code then runs as it would in an interpreter of its own.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from autotune.bench import build_bench, with_smallest, workload_facts
 from autotune.devices import linux_process as linux
 from autotune.devices import open_device
 from autotune.devices.cpu import CpuDevice
+from autotune.devices.heap_chance import scatter
 from autotune.devices.library_pages import Pages, populate, touched_file_pages
 from autotune.devices.signs import judge
 from autotune.errors import AutotuneError, DeviceError, UsageError, WorkloadError
@@ -167,6 +168,8 @@ class Server:
         bench = self._bench
         if isinstance(run.request, ForecastRequest):
             return self._forecast(run.request)
+        if self._forks:
+            scatter()
         if bench.device.torch_device == "cpu":  # a reading of memory of its own for each trial
             bench = replace(bench, device=CpuDevice(self._missing_bytes))
         enforced = isinstance(run.request, TrialRequest) and run.request.enforce

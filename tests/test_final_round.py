@@ -45,12 +45,11 @@ def fails_at(number: int) -> FakeExecutor:
     return FakeExecutor(forks=True, events=event)
 
 
-def test_where_processes_are_cheap_each_size_has_one_and_each_round_another_interpreter() -> None:
+def test_where_processes_are_cheap_each_size_has_one_in_each_round() -> None:
     executor = FakeExecutor(forks=True, alpha_seconds=0.0)
     contests, asked, _ = held(executor)
     assert [request.batch_sizes for request in asked] == [(16,), (32,), (64,), (64,), (32,), (16,), (16,), (32,), (64,)]
     assert not any(request.fresh_process for request in asked)
-    assert executor.renewals == 2
     assert [len(contest.rounds) for contest in contests] == [1, 2, 3]
     assert contests[-1].batch_sizes == SIZES
     assert all(seconds == pytest.approx((0.016, 0.032, 0.064)) for seconds in contests[-1].rounds)
@@ -61,7 +60,6 @@ def test_a_size_that_is_far_behind_leaves_and_one_that_is_left_needs_no_third_ro
     executor = FakeExecutor(forks=True)
     contests, asked, _ = held(executor)
     assert [request.batch_sizes for request in asked] == [(16,), (32,), (64,), (64,), (32,)]
-    assert executor.renewals == 1
     final = contests[-1]
     assert final.batch_sizes == SIZES
     assert final.rounds[1][0] is None

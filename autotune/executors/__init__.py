@@ -177,16 +177,12 @@ class Executor(Protocol):
         """
         ...
 
-    def prepare(self, fresh_processes: int, renewals: int, needed_bytes: int) -> None:
-        """Start fresh processes for the next requests that want one, and for renewals, where that saves time.
+    def prepare(self, fresh_processes: int, needed_bytes: int) -> None:
+        """Start fresh processes for the next requests that want one, where that saves time.
 
         It does not wait for them. Started side by side, or beside a forecast, they cost little; nothing is timed
         before they are there. The memory that the requests will need is left to them.
         """
-        ...
-
-    def renew(self) -> None:
-        """Have what runs next share no memory with what ran before, not even the places where things lie in it."""
         ...
 
     def run(self, request: Request) -> Attempt:

@@ -58,7 +58,7 @@ class ChildExecutor:
         self._extra_free_bytes = extra_free_bytes
         self._verbose = verbose
         self._worker: WorkerProcess | None = None
-        self._spares = Spares(self._begin)
+        self._spares = Spares(lambda: self._begin(forks=False))
         self._built: Built | None = None
         self._budget_bytes = 0
         self._dry = False
@@ -100,20 +100,12 @@ class ChildExecutor:
             warnings=self._built.warnings,
         )
 
-    def prepare(self, fresh_processes: int, renewals: int, needed_bytes: int) -> None:
+    def prepare(self, fresh_processes: int, needed_bytes: int) -> None:
         """Start the interpreters of what comes next side by side. See `Executor.prepare`.
 
         None where a trial would then lack memory, or on a device whose memory they would hold.
         """
-        room = self._room_for_spares(needed_bytes)
-        for forks, wanted in ((False, fresh_processes), (True, renewals if self._forks else 0)):
-            count = min(wanted - self._spares.count(forks=forks), room)
-            self._spares.start(count, forks=forks)
-            room -= max(count, 0)
-
-    def renew(self) -> None:
-        """Let the next request have another interpreter. See `Executor.renew`."""
-        self._close_worker()
+        self._spares.start(min(fresh_processes - len(self._spares), self._room_for_spares(needed_bytes)))
 
     def _room_for_spares(self, needed_bytes: int) -> int:
         if self._worker is None or not self._on_cpu:
@@ -133,7 +125,7 @@ class ChildExecutor:
         if wants_fresh or (self._on_cpu and not self._forks):
             return self._run_once(request)
         try:
-            worker = self._worker or self._spares.take(forks=self._forks) or self._start(self._forks)[0]
+            worker = self._worker or self._start(self._forks)[0]
         except AutotuneError as error:
             return _could_not_start(error)
         self._worker = worker
@@ -163,7 +155,7 @@ class ChildExecutor:
 
     def _run_once(self, request: Request, *, dry: bool = False) -> Attempt:
         try:
-            worker = None if dry else self._spares.take(forks=False)
+            worker = None if dry else self._spares.take()
             worker = worker or self._start(forks=False, dry=dry)[0]
         except AutotuneError as error:
             return _could_not_start(error)

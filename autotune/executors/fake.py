@@ -75,7 +75,6 @@ class FakeExecutor:
     events: Callable[[Request], Attempt | None] = lambda _: None
     forks: bool = False
     requests: list[Request] = field(default_factory=list)
-    renewals: int = 0
     is_closed: bool = False
 
     def __post_init__(self) -> None:
@@ -101,12 +100,8 @@ class FakeExecutor:
             forks=self.forks,
         )
 
-    def prepare(self, fresh_processes: int, renewals: int, needed_bytes: int) -> None:
+    def prepare(self, fresh_processes: int, needed_bytes: int) -> None:
         """There is no process."""
-
-    def renew(self) -> None:
-        """Count it."""
-        self.renewals += 1
 
     def run(self, request: Request) -> Attempt:
         """Draw what the request would have measured."""

@@ -47,10 +47,7 @@ class InProcessExecutor:
         self._bench = with_smallest(build_bench(self._spec, self._device, self._parts))
         return self._opened(facts, free_bytes)
 
-    def prepare(self, fresh_processes: int, renewals: int, needed_bytes: int) -> None:
-        """There is only the caller's process."""
-
-    def renew(self) -> None:
+    def prepare(self, fresh_processes: int, needed_bytes: int) -> None:
         """There is only the caller's process."""
 
     def run(self, request: Request) -> Attempt:

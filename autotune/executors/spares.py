@@ -1,4 +1,4 @@
-"""Workers that are started before they are needed: for one request each, or to fork the children of many.
+"""Workers that are started before they are needed, for one request each.
 
 Needs a worker's process. Promises that whoever takes one gets one that has built its workload, and that one which
 failed or died meanwhile costs nothing: whoever needed it starts another, and hears what is wrong.
@@ -14,27 +14,27 @@ from autotune.executors.worker_process import StalledError, WorkerProcess
 
 
 class Spares:
-    """Workers in wait, by whether they fork."""
+    """Workers in wait."""
 
-    def __init__(self, begin: Callable[[bool], WorkerProcess]) -> None:
+    def __init__(self, begin: Callable[[], WorkerProcess]) -> None:
         """Start none yet.
 
         Args:
-            begin: start a worker that forks, or one that does not, and don't wait until it has built its workload.
+            begin: start a worker, and don't wait until it has built its workload.
         """
         self._begin = begin
-        self._waiting: dict[bool, list[WorkerProcess]] = {True: [], False: []}
+        self._waiting: list[WorkerProcess] = []
         self._building: list[WorkerProcess] = []
 
-    def count(self, *, forks: bool) -> int:
+    def __len__(self) -> int:
         """How many there are."""
-        return len(self._waiting[forks])
+        return len(self._waiting)
 
-    def start(self, count: int, *, forks: bool) -> None:
+    def start(self, count: int) -> None:
         """Start so many more side by side, and don't wait for them."""
         for _ in range(count):
-            worker = self._begin(forks)
-            self._waiting[forks].append(worker)
+            worker = self._begin()
+            self._waiting.append(worker)
             self._building.append(worker)
 
     def settle(self, watch: Watch) -> None:
@@ -47,10 +47,10 @@ class Spares:
                 worker.close()  # a dead one is not given away
             self._building.pop()
 
-    def take(self, *, forks: bool) -> WorkerProcess | None:
+    def take(self) -> WorkerProcess | None:
         """One that is alive, if there is one."""
-        while self._waiting[forks]:
-            worker = self._waiting[forks].pop()
+        while self._waiting:
+            worker = self._waiting.pop()
             if worker.is_alive:
                 return worker
             worker.close()
@@ -59,6 +59,5 @@ class Spares:
     def close(self) -> None:
         """End them all."""
         self._building.clear()
-        for waiting in self._waiting.values():
-            while waiting:
-                waiting.pop().close()
+        while self._waiting:
+            self._waiting.pop().close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -99,28 +98,10 @@ def test_a_trial_measures_the_batch_size_that_was_asked_for(executor: Executor, 
 
 
 def test_fresh_processes_may_be_prepared_and_then_used_or_not(executor: Executor) -> None:
-    executor.prepare(2, 0, 1 << 30)
+    executor.prepare(2, 1 << 30)
     fresh = TrialRequest(batch_size=4, effort=QUICK, fresh_process=True)
     assert [executor.run(fresh).outcome for _ in range(3)] == [Outcome.FITS] * 3
-    executor.prepare(1, 2, 1 << 30)  # closing ends it
-
-
-def test_it_goes_on_after_it_was_renewed(executor: Executor) -> None:
-    request = TrialRequest(batch_size=4, effort=QUICK)
-    before = _worker_of(executor)
-    assert executor.run(request).outcome is Outcome.FITS
-    executor.renew()
-    executor.renew()
-    assert executor.run(request).outcome is Outcome.FITS
-    assert (before is None) == (_worker_of(executor) is None)
-    assert before is None or before != _worker_of(executor)
-    assert before is None or not psutil.pid_exists(before)
-
-
-def _worker_of(executor: Executor) -> int | None:
-    """The process that forks the trials, where there is one."""
-    worker = executor._worker if isinstance(executor, ChildExecutor) and executor._forks else None
-    return worker.pid if worker else None
+    executor.prepare(1, 1 << 30)  # closing ends it
 
 
 def test_a_trial_may_accumulate(executor: Executor) -> None:
@@ -202,7 +183,7 @@ def test_a_prepared_process_that_is_killed_costs_nothing_but_itself(tmp_path: Pa
     with ChildExecutor(spec(FileWorkload(target=str(path)))) as executor:
         executor.open()
         before = {child.pid for child in _interpreters()}
-        executor.prepare(1, 1, 1 << 30)
+        executor.prepare(2, 1 << 30)
         spares = [child for child in _interpreters() if child.pid not in before]
         assert len(spares) == 2
         spares[-1].kill()
@@ -212,29 +193,11 @@ def test_a_prepared_process_that_is_killed_costs_nothing_but_itself(tmp_path: Pa
     assert not any(spare.is_running() for spare in spares)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
-@pytest.mark.parametrize("is_killed", [False, True])
-def test_a_renewal_has_the_interpreter_that_was_prepared_for_it_while_it_lives(tmp_path: Path, is_killed: bool) -> None:
-    path = tmp_path / "model.py"
-    path.write_text(MODEL)
-    with ChildExecutor(spec(FileWorkload(target=str(path)))) as executor:
-        executor.open()
-        before = {child.pid for child in _interpreters()}
-        executor.prepare(0, 1, 1 << 30)
-        prepared = next(child for child in _interpreters() if child.pid not in before)
-        if is_killed:
-            prepared.kill()
-            prepared.wait()
-        executor.renew()
-        assert executor.run(TrialRequest(batch_size=4, effort=QUICK)).outcome is Outcome.FITS
-        assert (_worker_of(executor) == prepared.pid) is not is_killed
-
-
 def test_nothing_is_prepared_where_a_trial_would_then_lack_memory(tmp_path: Path) -> None:
     path = tmp_path / "model.py"
     path.write_text(MODEL)
     with ChildExecutor(spec(FileWorkload(target=str(path)))) as executor:
         executor.open()
         before = len(_interpreters())
-        executor.prepare(2, 2, host.available_bytes() - (64 << 20))
+        executor.prepare(2, host.available_bytes() - (64 << 20))
         assert len(_interpreters()) == before

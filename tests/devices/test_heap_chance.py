@@ -1,0 +1,67 @@
+"""Forked children whose heaps are scattered, against such whose are not."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from autotune.devices.heap_chance import LARGEST_BITS, MOST_OBJECTS, scatter
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
+
+BLOCKS_BYTES = (3000, 24, 9000, 400, 15000, 72, 6000, 1100, 12000, 200)
+
+
+def in_child(work: Callable[[], str]) -> str:
+    """What some work returns in a forked child."""
+    ours, theirs = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(theirs, work().encode())
+        os._exit(0)
+    os.close(theirs)
+    with os.fdopen(ours) as said:
+        text = said.read()
+    os.waitpid(pid, 0)
+    return text
+
+
+def layout() -> str:
+    """Where the C library puts a few blocks now."""
+    import ctypes
+
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+    libc.malloc.argtypes = (ctypes.c_size_t,)
+    return " ".join(str(libc.malloc(size)) for size in BLOCKS_BYTES)
+
+
+def scattered_layout(seed: int) -> str:
+    scatter(random.Random(seed))
+    return layout()
+
+
+def test_forked_children_share_a_layout_and_scattered_ones_have_their_own() -> None:
+    assert len({in_child(layout) for _ in range(6)}) <= 3  # what this process does in between may move it
+    assert len({in_child(lambda seed=seed: scattered_layout(seed)) for seed in range(6)}) == 6
+
+
+def test_it_is_the_same_again_with_the_same_numbers() -> None:
+    assert in_child(lambda: scattered_layout(3)) == in_child(lambda: scattered_layout(3))
+
+
+def test_what_stays_is_small() -> None:
+    stays = [int(in_child(lambda seed=seed: str(scatter(random.Random(seed))))) for seed in range(40)]
+    assert 0.4 * 2**20 < sum(stays) / len(stays) < 1.6 * 2**20
+    assert max(stays) < MOST_OBJECTS * 2**LARGEST_BITS / 4
+
+
+def test_the_callers_random_numbers_are_not_used_up() -> None:
+    before = random.getstate()
+    in_child(lambda: str(scatter()))
+    scatter()
+    assert random.getstate() == before

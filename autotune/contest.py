@@ -17,7 +17,7 @@ from autotune.trial import Contest
 TURN_SECONDS = 0.05
 """A turn lasts at least this long, so that neither the clock nor the switch between sizes counts."""
 
-WARMUP_STEPS = 3  # untimed steps before the first turn
+WARMUP_STEPS = 3  # before the first turn; the last of them tells how many steps a turn takes
 
 Turn = Callable[[], float]
 """Runs some steps at one batch size and returns the mean wall seconds of a step."""
@@ -42,7 +42,7 @@ def _rounds(turns: Sequence[Turn], request: ContestRequest) -> tuple[tuple[float
 def turn_of(bench: Bench, batch_size: int) -> Turn:
     """A turn at one batch size in this process, warmed up."""
     step = Step(bench, batch_size)
-    for _ in range(WARMUP_STEPS):
+    for _ in range(WARMUP_STEPS - 1):
         step()
     steps = max(1, math.ceil(TURN_SECONDS / _mean_seconds(step, bench, 1)))
     return lambda: _mean_seconds(step, bench, steps)

@@ -30,7 +30,7 @@ LEAST_ALONE = 2  # where one size is far ahead of all; a second process tells by
 TOGETHER_SECONDS = 3.0  # for all sizes
 TOGETHER_SHARE = 0.8  # of the free memory, for all sizes
 ALONE_SECONDS = 0.3  # for each size, in each round
-ALONE_TURNS = 3
+ALONE_TURNS = 2  # of long steps; equal processes differ by more than the turns of one
 
 Round = Callable[[Executor, tuple[int, ...], ProbeSpec, int], Contest | str]
 """Holds the how many-th round; a text says why it could not be."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.oracle import DEFAULT_CACHE, REPEATS, RunFailedError, oracle_for, within
+from benchmarks.oracle import DEFAULT_CACHE, REPEATS, RunFailedError, known_maxima, oracle_for, within
 from benchmarks.probing import ProbeFailedError, probe
 from benchmarks.recording import RESULTS, Cells, Recording, Row
 from benchmarks.suite import MIB, Entry, chosen
@@ -43,12 +43,12 @@ class Accuracy:
     failure: str = ""
 
 
-def compare(entry: Entry, device: str, cache: Path) -> Accuracy:
-    """The tool against the oracle on one workload; a failure of either is part of the row."""
+def compare(entry: Entry, device: str, cache: Path, known: int | None = None) -> Accuracy:
+    """The tool against the oracle on one workload, or what it said before; a failure of either is part of the row."""
     row = Accuracy(workload=entry.name, budget_bytes=entry.budget_bytes(device))
     oracle = oracle_for(entry, device, cache)
     try:
-        row = replace(row, true_maximum=oracle.maximum().batch_size)
+        row = replace(row, true_maximum=known or oracle.maximum().batch_size)
         result, seconds = probe(entry, device, "memory")
         row = replace(row, answer=result.batch_size, trials=len(result.trials), probe_seconds=seconds)
         unseen = replace(oracle, cache=None)
@@ -100,6 +100,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--probes", type=int, default=1, help="probes of each workload, to see how answers differ")
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="the oracle's runs")
+    parser.add_argument("--maxima-of", type=Path, help="the JSON file of an earlier run, whose true maxima are kept")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder to write to")
     options = parser.parse_args()
     recording = Recording.on(
@@ -112,7 +113,9 @@ def main() -> None:
         summary=_summary,
     )
     entries = [entry for entry in chosen(options.names) for _ in range(options.probes)]
-    recording.record((compare(entry, options.device, options.cache) for entry in entries), len(entries))
+    known = known_maxima(options.maxima_of)
+    rows = (compare(entry, options.device, options.cache, known.get(entry.name)) for entry in entries)
+    recording.record(rows, len(entries))
 
 
 if __name__ == "__main__":

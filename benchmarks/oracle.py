@@ -119,6 +119,12 @@ def oracle_for(entry: Entry, device: str, cache: Path | None = DEFAULT_CACHE) ->
     return Oracle(order, entry.budget_bytes(device), cache=cache)
 
 
+def known_maxima(accuracy: Path | None) -> dict[str, int]:
+    """The true maxima that an earlier run of `benchmarks.accuracy` found, by workload; none without its JSON file."""
+    rows = json.loads(accuracy.read_text())["rows"] if accuracy else []
+    return {row["workload"]: row["true_maximum"] for row in rows if row["true_maximum"]}
+
+
 def within(observed: Observed, budget_bytes: int) -> bool:
     """True where a run came to its end within the budget."""
     return observed.completed and observed.peak_bytes <= budget_bytes

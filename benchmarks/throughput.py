@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from statistics import geometric_mean, median
 
-from benchmarks.oracle import DEFAULT_CACHE, RunFailedError, oracle_for
+from benchmarks.oracle import DEFAULT_CACHE, RunFailedError, known_maxima, oracle_for
 from benchmarks.probing import ProbeFailedError, probe
 from benchmarks.recording import RESULTS, Cells, Recording, Row
 from benchmarks.steps import Order, build, new_batch, step_seconds
@@ -169,11 +169,11 @@ def sweep_sizes(largest: int, recommended: int) -> tuple[int, ...]:
     return tuple(sorted(size for size in candidates if size <= largest or size == recommended))
 
 
-def compare(entry: Entry, device: str, cache: Path) -> Comparison:
+def compare(entry: Entry, device: str, cache: Path, known: int | None = None) -> Comparison:
     """The recommendation for one workload against the sweep; a failure is part of the row."""
     row = Comparison(workload=entry.name, budget_bytes=entry.budget_bytes(device))
     try:
-        row = replace(row, largest=oracle_for(entry, device, cache).maximum().batch_size)
+        row = replace(row, largest=known or oracle_for(entry, device, cache).maximum().batch_size)
         result, seconds = probe(entry, device, "throughput")
         row = replace(row, recommended=result.batch_size, trials=len(result.trials), probe_seconds=seconds)
         swept = _swept(entry, device, sweep_sizes(row.largest, row.recommended), row.recommended)
@@ -252,7 +252,9 @@ def main() -> None:
         cells=_cells,
         summary=_summary,
     )
-    recording.record((compare(entry, options.device, options.cache) for entry in entries), len(entries))
+    known = known_maxima(options.maxima_of)
+    rows = (compare(entry, options.device, options.cache, known.get(entry.name)) for entry in entries)
+    recording.record(rows, len(entries))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -260,6 +262,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("names", nargs="*")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="the oracle's runs")
+    parser.add_argument("--maxima-of", type=Path, help="a JSON file of benchmarks.accuracy, whose maxima are taken")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder to write to")
     parser.add_argument("--time", help=argparse.SUPPRESS)
     parser.add_argument("--rounds", type=int, help=argparse.SUPPRESS)

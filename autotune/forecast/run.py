@@ -10,6 +10,7 @@ without data imports sympy (70 MiB), which training would not; so it is imported
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,10 +38,10 @@ if TYPE_CHECKING:
 
 STEPS = 2
 
-FIRST_STEP_BYTES = 26 << 20
-"""What a first step brings into a process besides tensors: its libraries' code and their threads. A process that has
-not run one can't tell. It was 12 to 46 MiB for five models at batch size 1 in fp32 and bf16, nothing for a sixth, and
-this in the median (`benchmarks.forecast`, torch 2.13)."""
+FIRST_STEP_BYTES = 13 << 20
+"""What a first step brings into a process besides its heap: the code that runs then for the first time. A process that
+has not run one can't tell. By what is resident of mapped files, this in the median of thirteen models at batch size 1,
+10 to 15 MiB each, none of which calls oneDNN (torch 2.13); what that adds is in `compiled`."""
 
 MEASURE_REMEDY = (
     "If the error is the workload's own, a step with data raises it, too; if not, its memory can only be measured."
@@ -48,7 +49,7 @@ MEASURE_REMEDY = (
 
 
 class _Ran(NamedTuple):
-    """Steps that were followed: the tracker, the last step's operators, and what oneDNN's compiled kernels hold."""
+    """Steps that were followed: the tracker, the last step's operators, and what oneDNN holds."""
 
     tracker: ByteTracker
     operators: int
@@ -98,9 +99,10 @@ class Forecaster:
             NoForecastError: the step can't be followed without data; the message says why.
         """
         started = time.process_time()
-        with _explained():
-            ran = self._followed(batch_size)
-        return _footprint(batch_size, self._rules, ran, started)
+        with _older_objects_left_alone():
+            with _explained():
+                ran = self._followed(batch_size)
+            return _footprint(batch_size, self._rules, ran, started)
 
     def _followed(self, batch_size: int) -> _Ran:
         """A run without data; the first time, one that stops where something must be learnt by running it."""
@@ -295,6 +297,16 @@ def _refuse_translated(model: nn.Module | None) -> None:
                 f"The model is {'compiled' if compiled else 'scripted'}, and what that runs is not known beforehand.",
                 remedy="Forecast the model as it was before, or measure: autotune does that.",
             )
+
+
+@contextmanager
+def _older_objects_left_alone() -> Iterator[None]:
+    """The collector looks for garbage in what is made from here on: torch's own objects cost a tenth of a forecast."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @contextmanager

@@ -74,8 +74,11 @@ def _blocked_weight(weight: Tensor, element_bytes: int) -> list[int]:
 
 
 def _padded_groups(weight: Tensor) -> list[int]:
-    """The gradient of a depthwise convolution over channels that lie last: each is padded to a whole block."""
-    if weight.shape[1] > 1:
+    """The gradient of a depthwise convolution over channels that lie last: each is padded to a whole block.
+
+    With AVX-512, that is: where a processor has AVX2 only, the kernels that it gets take nothing.
+    """
+    if weight.shape[1] > 1 or not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
         return []
     padded = weight.numel() * CHANNEL_BLOCK**2
     return [padded * FP32_BYTES, *([padded * weight.element_size()] if weight.element_size() < FP32_BYTES else [])]

@@ -14,8 +14,15 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any, NamedTuple
 
+import pytest
+import torch
+
 from autotune.forecast.records import Footprint, Rules
 from autotune.spec import FileWorkload, ProbeSpec
+
+needs_bf16 = pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN computes nothing in bf16 on this processor"
+)
 
 
 class Told(NamedTuple):
@@ -40,8 +47,6 @@ def in_child(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 def _with_one_thread(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    import torch
-
     torch.set_num_threads(1)
     return function(*args, **kwargs)
 

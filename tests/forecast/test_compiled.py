@@ -8,14 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from forecast_child import needs_bf16
 
 from autotune.forecast.compiled import BYTES_EACH, CODE_BYTES, Compiled
 from autotune.forecast.run import FIRST_STEP_BYTES
 from autotune.forecast.tracker import ByteTracker
-
-shorts = pytest.mark.skipif(
-    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this processor has no short products"
-)
 
 
 def _held_bytes(*sizes: tuple[int, int, int], dtype: torch.dtype) -> int:
@@ -26,12 +23,12 @@ def _held_bytes(*sizes: tuple[int, int, int], dtype: torch.dtype) -> int:
     return compiled.held_bytes
 
 
-@shorts
+@needs_bf16
 def test_each_shape_counts_once() -> None:
     assert _held_bytes((64, 64, 64), (64, 64, 64), (64, 128, 64), dtype=torch.bfloat16) == CODE_BYTES + 2 * BYTES_EACH
 
 
-@shorts
+@needs_bf16
 def test_tiny_products_are_not_compiled_for() -> None:
     assert _held_bytes((4, 4, 4), dtype=torch.bfloat16) == 0
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from forecast_child import in_child
+from forecast_child import in_child, needs_bf16
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -139,7 +139,7 @@ def _reserves_present(hidden: int, length: int, reverse: bool, precision: str) -
 
 
 @pytest.mark.skipif(not Path("/proc/self/pagemap").exists(), reason="needs Linux's page tables")
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16)])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(("hidden", "length"), [(256, 64), (512, 30)])
 def test_what_is_called_untouched_of_an_lstm_s_reserve_is_not_in_memory(

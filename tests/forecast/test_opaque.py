@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from forecast_child import forecast, model_file, truth
+from forecast_child import forecast, model_file, needs_bf16, truth
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -64,7 +64,9 @@ RECURRENT = """
 """
 
 
-@pytest.mark.parametrize(("kind", "precision"), [("LSTM", "fp32"), ("LSTM", "bf16"), ("GRU", "fp32")])
+@pytest.mark.parametrize(
+    ("kind", "precision"), [("LSTM", "fp32"), pytest.param("LSTM", "bf16", marks=needs_bf16), ("GRU", "fp32")]
+)
 def test_a_recurrent_layer_s_reserve_is_learnt_by_running_it_alone(tmp_path: Path, kind: str, precision: str) -> None:
     file = model_file(tmp_path, RECURRENT.format(kind=kind))
     said = forecast(file, 100, 3, 100, precision=Precision(precision)).footprints

@@ -180,9 +180,14 @@ class Probe:
         self.listener.forecast_ended(attempt.forecast, edge, why_not)
 
     def ask_trial(self, ask: Ask, effort: Effort) -> Trial:
-        """Run the trial that the search asks for, and tell the search. The last confirmation has a fresh process."""
-        is_last = ask.phase is Phase.CONFIRM and self._confirmations_left(ask.batch_size) == 1
-        is_fresh = ask.phase is Phase.CONFIRM if not self.opened.forks else is_last
+        """Run the trial that the search asks for, and tell the search.
+
+        The last confirmation has a new interpreter; where a fork gives no process of its own, each has.
+        """
+        left = self._confirmations_left(ask.batch_size)
+        is_fresh = ask.phase is Phase.CONFIRM and (left == 1 or not self.opened.forks)
+        if is_fresh:
+            self.executor.prepare(left, self._peak_bytes([ask.batch_size]))
         request = TrialRequest(batch_size=ask.batch_size, effort=effort, fresh_process=is_fresh)
         trial = self.run_trial(request, ask.phase.value, ask.why)
         self._tell(trial)

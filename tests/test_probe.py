@@ -67,6 +67,12 @@ def test_the_memory_answer_ran_fitted_and_was_confirmed_in_a_fresh_process(slope
         assert result.batch_size == 900 // slope
 
 
+@pytest.mark.parametrize(("forks", "fresh"), [(True, [False, False, True]), (False, [True, True])])
+def test_where_a_fork_is_a_process_of_its_own_only_the_last_confirmation_has_a_new_interpreter(forks, fresh) -> None:
+    result = probe(FakeExecutor(forks=forks), **MEMORY)
+    assert [trial.fresh_process for trial in result.trials if trial.purpose == "confirm"] == fresh
+
+
 def test_throughput_stops_at_the_plateau_and_recommends_the_smallest_near_the_best() -> None:
     result = probe(FakeExecutor(budget_bytes=10**9))
     assert result.stop is StopReason.PLATEAU

@@ -1,13 +1,18 @@
 """Pickles for another process, of what neither pickle nor torch alone can send.
 
-Needs torch and cloudpickle, which adds functions and classes that live in no module. Besides, a module with
-parametrizations (weight norm, spectral norm, orthogonal weights) has a class that torch made for it and refuses to
-pickle: it goes as its own class and its attributes, and torch makes the class again on the other side.
+Needs torch and cloudpickle, which adds functions and classes that live in no module. Their code goes as Python itself
+writes it to a file, with the name of the user's file in it, which cloudpickle leaves out from 3.1.3 on: without it a
+traceback shows none of the user's lines. Besides, a module with parametrizations (weight norm, spectral norm,
+orthogonal weights) has a class that torch made for it and refuses to pickle: it goes as its own class and its
+attributes, and torch makes the class again on the other side.
 """
 
 from __future__ import annotations
 
 import io
+import marshal
+from contextlib import suppress
+from types import CodeType
 from typing import Any
 
 import cloudpickle
@@ -28,6 +33,9 @@ def dumps(thing: Any) -> bytes:
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, thing: Any) -> Any:
+        if isinstance(thing, CodeType):
+            with suppress(ValueError):  # a constant that no source has, put in later
+                return marshal.loads, (marshal.dumps(thing),)  # read by the same Python
         if isinstance(thing, nn.Module) and parametrize.is_parametrized(thing):
             own_class = type(thing).__mro__[1]  # torch's is derived from it
             return _parametrized, (own_class, tuple(thing.parametrizations)), thing.__dict__  # type: ignore[arg-type]

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import pickle
 import random
 import subprocess
 import sys
 import threading
+from types import FunctionType
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from autotune.errors import UsageError, WorkloadError
 from autotune.spec import LiveWorkload, PickledWorkload
 from autotune.workloads.live import LiveParts, from_live, pack, unpack
 from autotune.workloads.opening import build_workload
+from autotune.workloads.pickling import dumps
 
 X, Y = torch.randn(64, 4), torch.randint(3, (64,))
 
@@ -251,6 +254,16 @@ def test_a_hook_that_comes_along_keeps_its_place_beside_those_registered_here() 
     packed = subprocess.run([sys.executable, "-c", HOOKED], capture_output=True, check=True).stdout
     shown = subprocess.run([sys.executable, "-c", WATCHED], input=packed, capture_output=True, check=True).stdout
     assert shown.split() == [b"2"]
+
+
+def test_a_function_that_travels_keeps_the_name_of_its_file_and_one_with_odd_constants_travels_too() -> None:
+    def twice(x: int) -> int:
+        return 2 * x
+
+    odd = FunctionType(twice.__code__.replace(co_consts=(None, nn.Identity)), {})
+    there, odd_there = pickle.loads(dumps((twice, odd)))
+    assert there(3) == 6 and there.__code__.co_filename == __file__
+    assert odd_there.__code__.co_consts == (None, nn.Identity)
 
 
 def test_parametrized_modules_come_along_with_their_weights_tied_to_the_optimizer() -> None:

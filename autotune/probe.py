@@ -270,13 +270,15 @@ class Probe:
                 self.search.tell(telling)
 
     def _hold_contest(self) -> None:
-        """Time the sizes that may yet win against each other, unless there is no question or no time."""
+        """Time the sizes that may yet win against each other, once, unless there is no question or no time.
+
+        Another speed that the run of the answer shows is no reason to hold it again; that it was refused is.
+        """
         form = form_of(self.opened)
         names = contenders(self.trials, self.spec.tolerance, form.room_bytes)
-        is_known = self.contest is not None and self.contest.batch_sizes == names
-        if not self._has_final_round or len(names) == 1 or is_known:
+        if not self._has_final_round or len(names) == 1 or self.contest is not None:
             return
-        self.contest, began = None, time.monotonic()
+        began = time.monotonic()
         self._prepare_for_the_end(self._peak_bytes(names))
         self.listener.contest_started(names)
         held = form.rounds(self.executor, names, self.spec, lambda: self._exhausted() is not None, self.listener.warned)

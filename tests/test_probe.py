@@ -73,6 +73,15 @@ def test_where_a_fork_is_a_process_of_its_own_only_the_last_confirmation_has_a_n
     assert [trial.fresh_process for trial in result.trials if trial.purpose == "confirm"] == fresh
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_the_final_round_is_held_once_though_the_run_of_the_answer_shows_another_speed(seed: int) -> None:
+    executor = FakeExecutor(budget_bytes=10**6, forks=True, noise=0.2, seed=seed)
+    result = probe(executor)
+    assert result.contest is not None
+    timed = sum(seconds is not None for row in result.contest.rounds for seconds in row)
+    assert sum(isinstance(request, ContestRequest) for request in executor.requests) == timed
+
+
 def test_throughput_stops_at_the_plateau_and_recommends_the_smallest_near_the_best() -> None:
     result = probe(FakeExecutor(budget_bytes=10**9))
     assert result.stop is StopReason.PLATEAU

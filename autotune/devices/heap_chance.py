@@ -19,9 +19,10 @@ import sys
 
 MOST_OBJECTS = 1500
 SMALLEST_BITS, LARGEST_BITS = 4, 10
-"""Objects of 16 bytes to 1 KiB, each octave alike likely; 180 KiB in the mean. Chosen among eight variants by nine to
-twenty draws of the two models above: sizes of up to 16 KiB spread the U-Net's peaks more than interpreters' (31 MiB,
-one standard deviation, against 12; these 20), up to 256 bytes gave a lower mean (719); at most 60 objects did as well."""
+"""Objects of 16 bytes to 1 KiB, each octave alike likely; 180 KiB in the mean. Chosen among eight variants by nine
+to twenty draws of the two models above: sizes of up to 16 KiB spread the U-Net's peaks more than interpreters' (31
+MiB, one standard deviation, against 12; these 20), up to 256 bytes gave a lower mean (719); at most 60 objects did
+as well."""
 
 
 def scatter(chance: random.Random | None = None) -> int:

@@ -24,6 +24,13 @@ CHANNEL_BLOCK = 16
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 INT64_BYTES, FP32_BYTES = 8, 4
 
+CONVOLUTIONS = (
+    aten.convolution.default,
+    aten.conv1d.default,  # seen whole where autograd is off
+    aten.conv2d.default,
+    aten.conv3d.default,
+)
+
 POINTWISE = (
     aten.add.Tensor,
     aten.add_.Tensor,
@@ -141,10 +148,7 @@ def _ctc_backward(args: tuple[Any, ...], _out: Any) -> Workspace:
 
 
 CPU_TRANSIENTS: Transients = {
-    aten.convolution.default: _convolution,
-    aten.conv1d.default: _convolution,  # seen whole where autograd is off
-    aten.conv2d.default: _convolution,
-    aten.conv3d.default: _convolution,
+    **dict.fromkeys(CONVOLUTIONS, _convolution),
     aten.convolution_backward.default: _convolution_backward,
     aten.sum.default: _sum,
     aten.sum.dim_IntList: _sum,

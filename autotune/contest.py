@@ -17,7 +17,7 @@ from autotune.trial import Contest
 TURN_SECONDS = 0.05
 """A turn lasts at least this long, so that neither the clock nor the switch between sizes counts."""
 
-WARMUP_STEPS = 3  # before the first turn; the last of them tells how many steps a turn takes
+WARMUP_STEPS = 2  # before the first turn; the last of them tells how many steps a turn takes
 
 Turn = Callable[[], float]
 """Runs some steps at one batch size and returns the mean wall seconds of a step."""

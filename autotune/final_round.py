@@ -25,8 +25,7 @@ from autotune.spec import ProbeSpec
 from autotune.stats import median
 from autotune.trial import Contest
 
-MOST = 5  # in noise more rounds help, but not for ever
-LEAST_ALONE = 2  # where one size is far ahead of all; a second process tells by how much its speed varies
+MOST = 3  # five cost half as much again, for answers 0.2% faster (simulated; docs/architecture.md)
 TOGETHER_SECONDS = 3.0  # for all sizes
 TOGETHER_SHARE = 0.8  # of the free memory, for all sizes
 ALONE_SECONDS = 0.3  # for each size, in each round
@@ -41,7 +40,7 @@ class Form:
     """How a final round is held.
 
     Attributes:
-        least: rounds that are held as long as more than one size may yet win.
+        least: rounds that are held at least; a second process tells by how much the speed of one varies.
         fresh_processes: new interpreters that these will ask for.
         room_bytes: the memory that all sizes together may need.
     """
@@ -71,15 +70,14 @@ class Form:
             contest = merged(contest, found)
             yield contest
             left = may_yet_win(contest, spec.tolerance, number + 1)
-            least = self.least if len(left) > 1 else min(self.least, LEAST_ALONE)
-            if number + 1 >= least and is_decided(contest, spec.tolerance):
+            if number + 1 >= self.least and is_decided(contest, spec.tolerance):
                 return
 
 
 def form_of(opened: Opened) -> Form:
     """The form that suits where trials run."""
     if opened.forks:
-        return Form(_alone, least=3, fresh_processes=0, room_bytes=math.inf)
+        return Form(_alone, least=2, fresh_processes=0, room_bytes=math.inf)
     room_bytes = TOGETHER_SHARE * opened.free_bytes
     if opened.environment.device == "cpu":
         return Form(_in_fresh_processes, least=2, fresh_processes=1, room_bytes=room_bytes)

@@ -19,6 +19,7 @@ from autotune.trial import Contest, Trial
 
 DRIFT_BETWEEN_TRIALS = 0.30  # how far two equal trials came apart, see above
 MOST_CONTENDERS = 5
+APART = 1.1  # of sizes nearer to each other than this the smaller one competes: it holds more surely, and runs alike
 BEHIND = 4  # tolerances: a size that is slower by so much has lost after one round, by half of that after two
 
 
@@ -67,7 +68,7 @@ def _longest(trials: Iterable[Trial]) -> dict[int, Trial]:
 
 
 def contenders(trials: Iterable[Trial], tolerance: float, free_bytes: float = math.inf) -> tuple[int, ...]:
-    """The batch sizes that may yet win once noise and drift are taken out, ascending.
+    """The batch sizes that may yet win once noise and drift are taken out, ascending, none just above another.
 
     Where there are too many, the fastest is kept, which sets the mark, and those of which it is least clear on
     which side of the mark they are.
@@ -75,13 +76,22 @@ def contenders(trials: Iterable[Trial], tolerance: float, free_bytes: float = ma
     fitting = _longest(trials)
     speed = {size: throughput(trial) for size, trial in fitting.items()}
     mark = max(speed.values()) * (1 - tolerance) * (1 - DRIFT_BETWEEN_TRIALS)
-    near = [size for size, trial in fitting.items() if throughput_interval(trial)[1] >= mark]
+    near = _apart(size for size, trial in fitting.items() if throughput_interval(trial)[1] >= mark)
     while len(near) > 2 and sum(map(_peak_bytes, (fitting[size] for size in near))) > free_bytes:
         near.remove(min(near, key=lambda size: speed[size]))  # all are in memory at the same time
     fastest = max(near, key=lambda size: speed[size])
     border = speed[fastest] * (1 - tolerance)
     others = sorted((size for size in near if size != fastest), key=lambda size: abs(math.log(speed[size] / border)))
     return tuple(sorted([fastest, *others[: MOST_CONTENDERS - 1]]))
+
+
+def _apart(sizes: Iterable[int]) -> list[int]:
+    """Those of ascending sizes that are not just above one before."""
+    apart: list[int] = []
+    for size in sizes:
+        if not apart or size >= APART * apart[-1]:
+            apart.append(size)
+    return apart
 
 
 def _peak_bytes(trial: Trial) -> int:

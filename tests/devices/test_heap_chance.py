@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from autotune.devices.heap_chance import LARGEST_BITS, MOST_OBJECTS, scatter
+from autotune.devices.heap_chance import LARGEST_BITS, MOST_BLOCKS, scatter
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
 
@@ -56,8 +56,8 @@ def test_the_same_numbers_take_the_same_bytes() -> None:
 
 def test_what_stays_is_small() -> None:
     stays = [int(in_child(lambda seed=seed: str(scatter(random.Random(seed))))) for seed in range(40)]
-    assert 90 * 2**10 < sum(stays) / len(stays) < 270 * 2**10
-    assert max(stays) < MOST_OBJECTS * 2**LARGEST_BITS / 2
+    assert 2**18 < sum(stays) / len(stays) < 2**20
+    assert max(stays) < MOST_BLOCKS * 2**LARGEST_BITS / 3
 
 
 def test_the_callers_random_numbers_are_not_used_up() -> None:

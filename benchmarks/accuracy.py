@@ -9,6 +9,7 @@ same budget, and ten steps at that answer in each of a dozen fresh processes tha
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from pathlib import Path
 from benchmarks.oracle import DEFAULT_CACHE, REPEATS, RunFailedError, known_maxima, oracle_for, within
 from benchmarks.probing import ProbeFailedError, probe
 from benchmarks.recording import RESULTS, Cells, Recording, Row
-from benchmarks.suite import MIB, Entry, chosen
+from benchmarks.suite import MIB, SUITE, Entry, chosen
 
 CHECKS = 12
 
@@ -93,6 +94,13 @@ def _summary(rows: Sequence[Row]) -> str:
     )
 
 
+def merged(files: Sequence[Path]) -> list[Accuracy]:
+    """The rows of several runs of this benchmark, in the order of the suite."""
+    rows = [Accuracy(**row) for file in files for row in json.loads(file.read_text())["rows"]]
+    names = [entry.name for entry in SUITE]
+    return sorted(rows, key=lambda row: names.index(row.workload))
+
+
 def main() -> None:
     """Compare the tool with the oracle on each workload named, or on all."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=main.__doc__)
@@ -101,6 +109,7 @@ def main() -> None:
     parser.add_argument("--probes", type=int, default=1, help="probes of each workload, to see how answers differ")
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="the oracle's runs")
     parser.add_argument("--maxima-of", type=Path, help="the JSON file of an earlier run, whose true maxima are kept")
+    parser.add_argument("--merge", nargs="+", type=Path, help="run nothing: join the JSON files of earlier runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder to write to")
     options = parser.parse_args()
     recording = Recording.on(
@@ -112,6 +121,9 @@ def main() -> None:
         cells=_cells,
         summary=_summary,
     )
+    if options.merge:
+        recording.write(merged(options.merge))
+        return
     entries = [entry for entry in chosen(options.names) for _ in range(options.probes)]
     known = known_maxima(options.maxima_of)
     rows = (compare(entry, options.device, options.cache, known.get(entry.name)) for entry in entries)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from autotune.spec import FileWorkload
 from autotune.workloads import BuildOptions
+from benchmarks.accuracy import Accuracy, merged
 from benchmarks.guidance import trials_to_edge
 from benchmarks.oracle import Oracle, RunFailedError, largest_of_all, largest_passing, oracle_for, run_fresh
 from benchmarks.steps import Order
@@ -156,3 +158,12 @@ def test_trials_to_the_edge_end_with_the_first_pair_of_neighbours() -> None:
     trials = (fitting(1, 8, (0.1,), 10), refused(2, 20), fitting(3, 18, (0.1,), 10), refused(4, 19), refused(5, 18))
     result = example_result(trials=trials)
     assert trials_to_edge(result) == 4
+
+
+def test_the_rows_of_two_runs_are_joined_in_the_order_of_the_suite(tmp_path: Path) -> None:
+    files = []
+    for names in (("gpt", "unet"), ("mlp",)):
+        files.append(tmp_path / f"{len(files)}.json")
+        rows = [asdict(Accuracy(workload=name, budget_bytes=1, check_peaks_bytes=(1, 2))) for name in names]
+        files[-1].write_text(json.dumps({"machine": {}, "rows": rows}))
+    assert [row.workload for row in merged(files)] == ["mlp", "gpt", "unet"]

@@ -76,7 +76,8 @@ def contenders(trials: Iterable[Trial], tolerance: float, free_bytes: float = ma
     fitting = _longest(trials)
     speed = {size: throughput(trial) for size, trial in fitting.items()}
     mark = max(speed.values()) * (1 - tolerance) * (1 - DRIFT_BETWEEN_TRIALS)
-    near = _apart(size for size, trial in fitting.items() if throughput_interval(trial)[1] >= mark)
+    speed = _apart({size: speed[size] for size, trial in fitting.items() if throughput_interval(trial)[1] >= mark})
+    near = list(speed)
     while len(near) > 2 and sum(map(_peak_bytes, (fitting[size] for size in near))) > free_bytes:
         near.remove(min(near, key=lambda size: speed[size]))  # all are in memory at the same time
     fastest = max(near, key=lambda size: speed[size])
@@ -85,12 +86,13 @@ def contenders(trials: Iterable[Trial], tolerance: float, free_bytes: float = ma
     return tuple(sorted([fastest, *others[: MOST_CONTENDERS - 1]]))
 
 
-def _apart(sizes: Iterable[int]) -> list[int]:
-    """Those of ascending sizes that are not just above one before."""
-    apart: list[int] = []
-    for size in sizes:
-        if not apart or size >= APART * apart[-1]:
-            apart.append(size)
+def _apart(speed: dict[int, float]) -> dict[int, float]:
+    """Of ascending sizes those that are not just above one before, each as fast as the fastest that it stands for."""
+    apart: dict[int, float] = {}
+    last = 0
+    for size, value in speed.items():
+        last = last if size < APART * last else size
+        apart[last] = max(apart.get(last, 0.0), value)
     return apart
 
 

@@ -9,14 +9,13 @@ same budget, and ten steps at that answer in each of a dozen fresh processes tha
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.oracle import DEFAULT_CACHE, REPEATS, RunFailedError, known_maxima, oracle_for, within
 from benchmarks.probing import ProbeFailedError, probe
-from benchmarks.recording import RESULTS, Cells, Recording, Row
+from benchmarks.recording import RESULTS, Cells, Recording, Row, recorded
 from benchmarks.suite import MIB, SUITE, Entry, chosen
 
 CHECKS = 12
@@ -96,9 +95,8 @@ def _summary(rows: Sequence[Row]) -> str:
 
 def merged(files: Sequence[Path]) -> list[Accuracy]:
     """The rows of several runs of this benchmark, in the order of the suite."""
-    rows = [Accuracy(**row) for file in files for row in json.loads(file.read_text())["rows"]]
     names = [entry.name for entry in SUITE]
-    return sorted(rows, key=lambda row: names.index(row.workload))
+    return sorted(recorded(Accuracy, files), key=lambda row: names.index(row.workload))
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ from autotune.forecast.records import Rules
 from autotune.spec import LiveWorkload, Precision, ProbeSpec
 from autotune.workloads.live import LiveParts
 from benchmarks.architectures import chosen
-from benchmarks.recording import RESULTS, Cells, Recording, Row
+from benchmarks.recording import RESULTS, Cells, Recording, Row, recorded
 from benchmarks.steps import Order, life_peak_bytes, timed_steps
 from benchmarks.suite import MIB
 
@@ -333,8 +333,7 @@ def main() -> None:
 
 def _merged(files: Sequence[Path]) -> list[Comparison]:
     """The rows of several runs of this benchmark, a later one's in the place of an earlier one's."""
-    rows = [Comparison(**row) for file in files for row in json.loads(file.read_text())["rows"]]
-    cases = {(row.architecture, row.precision, row.batch_size): row for row in rows}
+    cases = {(row.architecture, row.precision, row.batch_size): row for row in recorded(Comparison, files)}
     return [cases[key] for key in sorted(cases)]
 
 

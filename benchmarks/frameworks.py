@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import tempfile
 import time
@@ -20,7 +19,7 @@ from typing import Any
 
 from autotune import AutotuneError, Result, find_batch_size
 from benchmarks.architectures.hugging_face import HUGGING_FACE
-from benchmarks.recording import RESULTS, Cells, Recording, Row
+from benchmarks.recording import RESULTS, Cells, Recording, Row, recorded
 
 TRANSFORMERS = ("gpt2", "llama", "mixtral", "bert", "t5", "vit", "swin", "whisper", "wav2vec2", "clip")
 APPLICATIONS = ("MobileNetV2", "EfficientNetV2B0", "DenseNet121", "ResNet50", "ConvNeXtTiny")
@@ -142,7 +141,7 @@ def _summary(rows: Sequence[Row]) -> str:
 
 def _earlier(folder: Path) -> list[Probed]:
     path = folder / "frameworks-cpu.json"
-    return [Probed(**row) for row in json.loads(path.read_text())["rows"]] if path.exists() else []
+    return recorded(Probed, [path]) if path.exists() else []
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 
@@ -28,6 +28,12 @@ RESULTS = Path(__file__).parent / "results"
 
 Row = Mapping[str, Any]
 Cells = Mapping[str, str]
+Kind = TypeVar("Kind")
+
+
+def recorded(kind: Callable[..., Kind], files: Iterable[Path]) -> list[Kind]:
+    """The rows of the JSON files that earlier runs of a benchmark wrote, each as the dataclass that it was."""
+    return [kind(**row) for file in files for row in json.loads(file.read_text())["rows"]]
 
 
 def machine(device: str) -> dict[str, str]:

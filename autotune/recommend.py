@@ -1,7 +1,7 @@
 """From trials to an answer: who competes in the final round, and who wins it. Pure.
 
 The rule for throughput: the smallest batch size whose throughput is within the tolerance of the best, in the median of
-the pairs that were measured in turns. Figures of the final round go before figures of single trials: two trials one
+the rounds in which all took turns. Figures of the final round go before figures of single trials: two trials one
 after the other differ by up to 30% where nothing differs (measured on a busy two-core machine). The noise decides how
 many rounds are held, not who wins: to call whatever the noise hides a tie, which the smaller wins, gives speed away.
 """
@@ -100,15 +100,37 @@ def _peak_bytes(trial: Trial) -> int:
     return trial.measurement.memory.peak_bytes if trial.measurement else 0
 
 
-def contest_ratios(contest: Contest) -> dict[int, Ratio]:
-    """Throughput of each contender that stayed to the end relative to the best of them, paired by rounds.
+def contest_speeds(contest: Contest) -> dict[int, float]:
+    """Samples/s of each contender in a final round of one round at least, as it decides and is shown.
 
-    The best is the one that is fastest against the mean of its round.
+    That is the median of its speed as a share of its round's mean, times the median mean: what moves the machine from
+    one round to the next cancels, and the figures agree with who has won. Medians of each size's own times do not.
     """
-    columns = {size: [size / seconds for seconds in contest.step_seconds(size)] for size in contest.remaining}
-    means = [geometric_mean(speeds) for speeds in zip(*columns.values(), strict=True)]
-    best = max(columns, key=lambda size: paired_ratio(columns[size], means).median)
-    return {size: paired_ratio(columns[size], columns[best]) for size in columns}
+    columns = _columns(contest)
+    means = [geometric_mean(speeds) for speeds in zip(*(columns[size] for size in contest.remaining), strict=True)]
+    shares = {  # a size that has left was in the first rounds alone
+        size: median([speed / mean for speed, mean in zip(column, means, strict=False)])
+        for size, column in columns.items()
+    }
+    return {size: share * median(means) for size, share in shares.items()}
+
+
+def _columns(contest: Contest) -> dict[int, list[float]]:
+    """Samples/s of each contender in the rounds from the first to its last."""
+    return {size: [size / seconds for seconds in contest.step_seconds(size)] for size in contest.batch_sizes}
+
+
+def contest_ratios(contest: Contest) -> dict[int, Ratio]:
+    """Throughput of each contender that stayed to the end relative to the best of them, with the interval of pairs."""
+    columns, speed = _columns(contest), contest_speeds(contest)
+    best = max(contest.remaining, key=lambda size: speed[size])
+    pairs = {size: paired_ratio(columns[size], columns[best]) for size in contest.remaining}
+    return {size: _around(speed[size] / speed[best], paired) for size, paired in pairs.items()}
+
+
+def _around(middle: float, paired: Ratio) -> Ratio:
+    """The interval of pairs around a middle that came from elsewhere."""
+    return Ratio(middle, min(paired.low, middle), max(paired.high, middle))
 
 
 def merged(earlier: Contest | None, later: Contest) -> Contest:
@@ -151,7 +173,7 @@ def recommend(
     """
     ratios = _ratios(speed, contest)
     fastest = min(size for size, ratio in ratios.items() if ratio.low == ratio.high == 1)
-    figures = speed if contest is None else speed | _contest_speeds(contest)
+    figures = speed if contest is None else speed | contest_speeds(contest)
     chosen = largest_fits if objective is Objective.MEMORY else _smallest_within(ratios, tolerance)
     return Recommendation(
         batch_size=chosen,
@@ -167,10 +189,6 @@ def _ratios(speed: dict[int, float], contest: Contest | None) -> dict[int, Ratio
         return contest_ratios(contest)
     best = max(speed.values())
     return {size: Ratio(value / best, value / best, value / best) for size, value in speed.items()}
-
-
-def _contest_speeds(contest: Contest) -> dict[int, float]:
-    return {size: size / median(contest.step_seconds(size)) for size in contest.batch_sizes}
 
 
 def _smallest_within(ratios: dict[int, Ratio], tolerance: float) -> int:

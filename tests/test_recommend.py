@@ -9,6 +9,7 @@ from autotune.recommend import (
     MOST_CONTENDERS,
     contenders,
     contest_ratios,
+    contest_speeds,
     is_decided,
     may_yet_win,
     merged,
@@ -155,6 +156,18 @@ def test_a_size_that_left_neither_wins_nor_sets_the_mark_but_keeps_its_speed() -
     answer = recommend(Objective.THROUGHPUT, {16: 1.0, 32: 1000.0, 64: 1.0}, 64, contest, 0.05)
     assert answer.fastest_batch_size in (16, 64)
     assert answer.batch_size == 16
+
+
+@given(data=st.data(), sizes=st.integers(2, 5), held=st.integers(1, 3))
+def test_what_is_said_to_be_the_fastest_is_shown_as_the_fastest(data: st.DataObject, sizes: int, held: int) -> None:
+    names = tuple(2**power for power in range(sizes))
+    times = st.tuples(*(st.floats(0.1 * name, 10.0 * name) for name in names))
+    contest = Contest(batch_sizes=names, rounds=tuple(data.draw(times) for _ in range(held)))
+    answer = recommend(Objective.THROUGHPUT, dict.fromkeys(names, 1.0), names[-1], contest, 0.05)
+    shown = contest_speeds(contest)
+    assert answer.fastest_samples_per_second == max(shown.values())
+    assert shown[answer.batch_size] >= (1 - 0.05 - 1e-9) * answer.fastest_samples_per_second
+    assert all(shown[size] < 0.95 * answer.fastest_samples_per_second for size in names if size < answer.batch_size)
 
 
 def test_a_size_that_left_is_still_one_that_is_slower() -> None:

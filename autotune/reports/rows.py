@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autotune.recommend import throughput, throughput_interval
+from autotune.recommend import contest_speeds, throughput, throughput_interval
 from autotune.result import Result
 from autotune.stats import median, median_interval
 from autotune.trial import Contest, Trial
@@ -25,6 +25,8 @@ class Speed:
 
     samples_per_second: float
     interval: tuple[float, float] | None
+    in_turns: bool = False
+    """Taken in the final round, so that it compares with others of there to the last per cent."""
 
     @property
     def margin(self) -> float | None:
@@ -32,6 +34,12 @@ class Speed:
         if self.interval is None:
             return None
         return max(abs(end - self.samples_per_second) for end in self.interval) / self.samples_per_second
+
+    def is_told_from(self, other: Speed) -> bool:
+        """True where the two were timed in turns, or their intervals lie apart."""
+        if (self.in_turns and other.in_turns) or self.interval is None or other.interval is None:
+            return True
+        return max(self.interval[0], other.interval[0]) > min(self.interval[1], other.interval[1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,10 +97,10 @@ def _row(batch_size: int, trials: Sequence[Trial], contest: Contest | None) -> R
 def _contest_speed(batch_size: int, contest: Contest | None) -> Speed | None:
     if contest is None or batch_size not in contest.batch_sizes:
         return None
-    seconds = contest.step_seconds(batch_size)
-    low, high = median_interval(seconds)
-    interval = (batch_size / high, batch_size / low) if len(seconds) > 1 else None
-    return Speed(samples_per_second=batch_size / median(seconds), interval=interval)
+    speed, seconds = contest_speeds(contest)[batch_size], contest.step_seconds(batch_size)
+    low, high = median_interval([second / median(seconds) for second in seconds])  # how far its processes differ
+    interval = (speed / high, speed / low) if len(seconds) > 1 else None
+    return Speed(samples_per_second=speed, interval=interval, in_turns=True)
 
 
 def trial_speed(trial: Trial) -> Speed | None:

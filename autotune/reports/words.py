@@ -292,7 +292,8 @@ def _cost(other: Row, chosen: Row) -> str:
     parts = []
     if other.speed and chosen.speed:
         ratio = other.speed.samples_per_second / chosen.speed.samples_per_second
-        parts.append(_times(ratio, "samples/s", less="fewer"))
+        told = other.speed.is_told_from(chosen.speed)
+        parts.append(_times(ratio, "samples/s", less="fewer") if told else "about as many samples/s")
     if other.peak_bytes and chosen.peak_bytes:
         parts.append(_times(other.peak_bytes / chosen.peak_bytes, "memory", less="less"))
     return f", with {' and '.join(parts)} compared with {format_count(chosen.batch_size)}" if parts else ""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from autotune.forecast.records import Forecast, Rules
 from autotune.reports.words import answer, forecast_quality, outcome, paragraph, printable, printable_lines
 from autotune.result import AccumulationPlan, Edge, Recommendation, StopReason, TargetAnswer
-from autotune.trial import Evidence, Outcome
+from autotune.trial import Contest, Evidence, Outcome
 
 
 def recommending(batch_size: int, fastest: int, why: str) -> Recommendation:
@@ -64,6 +64,17 @@ def test_an_exact_edge_names_the_size_that_was_refused() -> None:
 )
 def test_the_edge_says_how_well_it_is_known(edge: Edge, stop: StopReason, sentence: str) -> None:
     assert sentence in answer(example_result(edge=edge, stop=stop))
+
+
+def test_speeds_that_were_not_timed_in_turns_and_do_not_lie_apart_are_not_told_apart() -> None:
+    """1,000 ran at 10,400 to 12,500 samples/s by itself; 256 and 512 were timed in turns."""
+    largest = fitting(6, 1000, (0.0850, 0.0800, 0.0960), 2000, purpose="bisect")
+    first, *_ = example_result().trials
+    contest = Contest(batch_sizes=(256, 512), rounds=((0.0200, 0.0400), (0.0220, 0.0430)))
+    result = example_result(contest=contest, trials=(first, *example_result().trials[1:5], largest))
+    text = answer(result)
+    assert "The largest that fits is 1,000, with about as many samples/s and " in text
+    assert "The fastest is 512, with 1.2% more samples/s and " in text
 
 
 def test_the_largest_as_the_recommendation_is_not_compared_with_itself() -> None:

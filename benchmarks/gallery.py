@@ -59,11 +59,10 @@ def _result(entry: Entry, device: str, path: Path, *, keep: bool) -> Result:
 
 
 def _without_paths(result: Result, entry: Entry) -> Result:
-    """The result with the command that does it again from the project's folder, wherever that is."""
+    """The result as if probed from the project's folder, wherever that is; reports build the command from the spec."""
     where = entry.path.relative_to(RESULTS.parent.parent).as_posix()
-    command = f"autotune probe {where} --mode {entry.mode} --memory-budget {result.budget_bytes}"
     spec = msgspec.structs.replace(result.spec, workload=msgspec.structs.replace(result.spec.workload, target=where))
-    environment = msgspec.structs.replace(result.environment, command_line=command)
+    environment = msgspec.structs.replace(result.environment, command_line="")
     return msgspec.structs.replace(result, spec=spec, environment=environment)
 
 

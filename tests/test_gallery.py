@@ -7,6 +7,7 @@ from pathlib import Path
 from example_results import example_result
 from msgspec.structs import replace
 
+from autotune.reports.reproduce import recipe
 from autotune.result import Result
 from benchmarks.gallery import OVERLAID, SHOWN, _without_paths, gallery
 from benchmarks.suite import chosen
@@ -40,4 +41,4 @@ def test_a_result_is_published_without_the_folders_of_the_machine_that_made_it(t
     environment = replace(example.environment, command_line=f"autotune probe {entry.path.absolute()}")
     published = _without_paths(replace(example, spec=spec, environment=environment), entry)
     assert str(Path.cwd()) not in published.save(tmp_path / "result.json").read_text()
-    assert published.environment.command_line.startswith("autotune probe benchmarks/workloads/resnet.py ")
+    assert recipe(published).text.startswith("autotune probe benchmarks/workloads/resnet.py")

@@ -17,8 +17,6 @@ from autotune.reports.words import printable
 from autotune.result import Result
 from autotune.spec import ClassWorkload, FileWorkload, MemoryBudget, ProbeSpec
 
-PROGRAM = "autotune"
-
 Value = str | int | float | bool
 
 _NAMES = {
@@ -48,7 +46,7 @@ def recipe(result: Result) -> Recipe:
 
 
 def _command(spec: ProbeSpec, workload: FileWorkload | ClassWorkload) -> Iterator[str]:
-    yield from (PROGRAM, "probe", workload.target)
+    yield from ("autotune", "probe", workload.target)
     if isinstance(workload, ClassWorkload):
         for shape in workload.inputs:
             yield from ("--input", shape)

@@ -44,8 +44,9 @@ SWEEP_TIMEOUT_SECONDS = 1800.0
 EXPLANATION = f"""\
 'Best' is the fastest of the sizes of the sweep: each was timed alone in a process, once in each of
 {SURVEY_PROCESSES} rounds. 'Speed' is samples per second at the recommended size as a share of that at the best one:
-these two again, alone, in {DUEL_PROCESSES} more rounds, which range as said; their geometric mean counts. The
-recommendation is meant to be the smallest size within 5% of the best."""
+these two again, alone, in {DUEL_PROCESSES} more rounds, which range as said; their geometric mean counts. Such a range
+holds the median of all processes in {1 - 2 ** (1 - DUEL_PROCESSES):.0%} of cases: where it is wide, the speed is known
+no better. The recommendation is meant to be the smallest size within 5% of the best."""
 
 Rounds = tuple[tuple[float, ...], ...]
 """Samples per second of each size, round by round."""

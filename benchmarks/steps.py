@@ -52,12 +52,14 @@ def run_steps(order: Order) -> Observed:
 def timed_steps(workload: Any, order: Order) -> tuple[float, ...]:
     """Wall seconds of each step; making the batch and moving it are not timed.
 
-    As in a loop over a DataLoader, the batch before is still held while the next is made, and let go then.
+    As in a loop over a DataLoader, the batch before is still held while the next is made, and what a step returned
+    while the next one runs: `for batch in loader: output = model(batch)`.
     """
-    seconds, batch = [], None
+    seconds, batch, step = [], None, None
     for _ in range(order.steps):
         batch = new_batch(workload, order)
-        seconds.append(step_seconds(workload, order, batch))
+        step = _step(workload, order, batch)
+        seconds.append(step[0])
     return tuple(seconds)
 
 
@@ -70,6 +72,11 @@ def new_batch(workload: Any, order: Order) -> Any:
 
 def step_seconds(workload: Any, order: Order, batch: Any) -> float:
     """One step on a batch: its wall seconds."""
+    return _step(workload, order, batch)[0]
+
+
+def _step(workload: Any, order: Order, batch: Any) -> tuple[float, Any]:
+    """One step on a batch: its wall seconds, and what it returned."""
     import torch
 
     run = workload.training_step if order.mode == "train" else workload.inference_step
@@ -77,9 +84,9 @@ def step_seconds(workload: Any, order: Order, batch: Any) -> float:
     wait()
     start = time.perf_counter()
     with torch.inference_mode() if order.mode == "inference" else nullcontext():
-        run(batch)
+        returned = run(batch)
     wait()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, returned
 
 
 def _no_wait() -> None:

@@ -94,9 +94,12 @@ def _summary(rows: Sequence[Row]) -> str:
 
 
 def merged(files: Sequence[Path]) -> list[Accuracy]:
-    """The rows of several runs of this benchmark, in the order of the suite."""
-    names = [entry.name for entry in SUITE]
-    return sorted(recorded(Accuracy, files), key=lambda row: names.index(row.workload))
+    """The rows of several runs of this benchmark, in the order of the suite; of a workload the latest run's."""
+    latest: dict[str, list[Accuracy]] = {}
+    for file in files:
+        rows = recorded(Accuracy, [file])
+        latest |= {name: [row for row in rows if row.workload == name] for name in {row.workload for row in rows}}
+    return [row for entry in SUITE for row in latest.get(entry.name, ())]
 
 
 def main() -> None:

@@ -160,10 +160,13 @@ def test_trials_to_the_edge_end_with_the_first_pair_of_neighbours() -> None:
     assert trials_to_edge(result) == 4
 
 
-def test_the_rows_of_two_runs_are_joined_in_the_order_of_the_suite(tmp_path: Path) -> None:
+def test_the_rows_of_runs_are_joined_in_the_order_of_the_suite_and_the_latest_count(tmp_path: Path) -> None:
     files = []
-    for names in (("gpt", "unet"), ("mlp",)):
-        files.append(tmp_path / f"{len(files)}.json")
-        rows = [asdict(Accuracy(workload=name, budget_bytes=1, check_peaks_bytes=(1, 2))) for name in names]
+    for answer, names in enumerate((("gpt", "unet", "unet"), ("mlp",), ("unet",))):
+        rows = [
+            asdict(Accuracy(workload=name, budget_bytes=1, answer=answer, check_peaks_bytes=(1,))) for name in names
+        ]
+        files.append(tmp_path / f"{answer}.json")
         files[-1].write_text(json.dumps({"machine": {}, "rows": rows}))
-    assert [row.workload for row in merged(files)] == ["mlp", "gpt", "unet"]
+    assert [row.workload for row in merged(files[:2])] == ["mlp", "gpt", "unet", "unet"]
+    assert [(row.workload, row.answer) for row in merged(files)] == [("mlp", 1), ("gpt", 0), ("unet", 2)]

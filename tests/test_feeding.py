@@ -19,6 +19,7 @@ from autotune.errors import UsageError
 from autotune.executors.fake import FakeExecutor
 from autotune.listener import Silence
 from autotune.probe import Probe, worker_counts
+from autotune.reports import words
 from autotune.reports.html import page
 from autotune.reports.markdown import markdown
 from autotune.reports.terminal import render
@@ -171,6 +172,22 @@ FED = Feeding(
         Feed(num_workers=4, step_seconds=(0.2, 0.2)),
     ),
 )
+
+
+@pytest.mark.parametrize(
+    ("workers", "seconds", "said"),
+    [
+        (0, 0.105, "data takes 4.8% of each step."),
+        (0, 0.15, "--tune-workers finds out whether other numbers of workers help."),
+        (0, 0.25, "The data is the bottleneck, not the batch size; --tune-workers finds out"),
+        (2, 0.15, "The data is the bottleneck, not the batch size; --tune-workers finds out"),
+    ],
+)
+def test_without_workers_the_data_is_the_bottleneck_from_half_of_a_step_on(workers: int, seconds: float, said: str):
+    feed = Feed(num_workers=workers, step_seconds=(seconds, seconds))
+    text = words.feeding(example_result(feeding=Feeding(batch_size=8, from_memory_seconds=(0.1, 0.1), feeds=(feed,))))
+    assert said in text
+    assert ("bottleneck" in text) is ("bottleneck" in said) and ("--tune-workers" in text) is ("--tune" in said)
 
 
 def test_every_report_says_what_the_data_costs() -> None:

@@ -225,7 +225,11 @@ def _listed(names: Sequence[str]) -> str:
 
 
 MUCH_WAITING = 0.10
-"""The share of a step from which waiting for data deserves a remedy."""
+"""The share of a step from which waiting for data deserves a remedy. Where workers read meanwhile it is the bottleneck:
+who still waits for them is as slow as they are."""
+
+MOSTLY_WAITING = 0.50
+"""The share from which data is the bottleneck where there are no workers, and one comes after the other."""
 
 
 def feeding(result: Result) -> str:
@@ -248,9 +252,11 @@ def _feeding(fed: Feeding, result: Result) -> Iterator[str]:
     if dataset_size := result.workload.dataset_size:
         seconds = dataset_size / fed.batch_size * best.mean_seconds
         yield f"So an epoch takes about {format_seconds(seconds)}."
-    yield "The data is the bottleneck, not the batch size" + (
-        "; --tune-workers finds out whether other numbers of workers help." if len(fed.feeds) == 1 else "."
-    )
+    remedy = "--tune-workers finds out whether other numbers of workers help." if len(fed.feeds) == 1 else ""
+    if share >= (MUCH_WAITING if best.num_workers else MOSTLY_WAITING):
+        yield "The data is the bottleneck, not the batch size" + (f"; {remedy}" if remedy else ".")
+    elif remedy:
+        yield remedy
 
 
 def _sentences(result: Result) -> Iterator[str]:

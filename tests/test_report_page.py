@@ -17,8 +17,8 @@ from msgspec.structs import replace
 from rich.console import Console
 
 from autotune.reports.html import fragment, page
+from autotune.reports.plain_text import printable
 from autotune.reports.terminal import render
-from autotune.reports.words import printable
 from autotune.result import load_result
 from autotune.spec import Mode
 

@@ -23,10 +23,10 @@ from autotune.api import find_batch_size
 from autotune.cli.probing import _spec, probe
 from autotune.reports.labels import labels
 from autotune.reports.markdown import escaped, markdown
+from autotune.reports.plain_text import printable
 from autotune.reports.reproduce import recipe
 from autotune.reports.sheet_tables import trials_table
 from autotune.reports.table_file import csv_text
-from autotune.reports.words import printable
 from autotune.spec import (
     ClassWorkload,
     FileWorkload,

@@ -31,7 +31,7 @@ from autotune.reports.figures import figures
 from autotune.reports.html import fragment, page
 from autotune.reports.markdown import markdown
 from autotune.reports.terminal import render
-from autotune.reports.words import verification as words
+from autotune.reports.training_words import verification_words as words
 from autotune.result import Result, Verification
 from autotune.spec import FileWorkload, Mode, Objective, ProbeSpec
 from autotune.store import NoJournal

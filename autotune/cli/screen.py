@@ -45,7 +45,7 @@ def listener_for(*, quiet: bool, verbose: bool) -> Listener:
 @contextlib.contextmanager
 def saying(*, quiet: bool) -> Iterator[Callable[[str], None]]:
     """Say on a terminal what is being done, on one line that goes away."""
-    from autotune.reports.words import printable
+    from autotune.reports.plain_text import printable
 
     errors = console(stderr=True)
     if quiet or not errors.is_terminal:
@@ -88,7 +88,7 @@ def complain(*texts: str, head: str = "") -> None:
     """Write to the error stream, each text on lines of its own."""
     from rich.text import Text
 
-    from autotune.reports.words import printable_lines
+    from autotune.reports.plain_text import printable_lines
 
     lines = "\n".join(printable_lines(text) for text in texts if text)
     if lines:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from autotune.reports.findings import energy_by_size, knee, latencies, plateau, progress, step_line
+from autotune.reports.plain_text import printable
 from autotune.reports.rows import batches_per_epoch, epoch_seconds, row_of, rows
-from autotune.reports.words import printable
 from autotune.result import Result
 from autotune.units import format_bytes, format_count, format_number, format_rate, format_seconds
 

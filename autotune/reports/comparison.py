@@ -18,8 +18,8 @@ from rich.text import Text
 
 from autotune.comparison import Comparison, Figure, Quantity, SizeChange, Verdict
 from autotune.reports.markdown import escaped
+from autotune.reports.plain_text import printable
 from autotune.reports.terminal import WIDEST_TEXT, as_text, empty_table
-from autotune.reports.words import printable
 from autotune.result import Result
 from autotune.stats import Ratio
 from autotune.units import format_bytes, format_count, format_number, format_seconds, format_share

@@ -18,8 +18,8 @@ from rich.text import Text
 
 from autotune.estimate import LARGEST, Estimate, Place, Variant
 from autotune.forecast.records import Footprint, Rules
+from autotune.reports.plain_text import printable
 from autotune.reports.terminal import WIDEST_TEXT, as_text, empty_table, gap_columns
-from autotune.reports.words import printable
 from autotune.spec import Mode
 from autotune.units import format_bytes, format_count, format_share
 

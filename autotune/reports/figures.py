@@ -18,9 +18,9 @@ from autotune.errors import UsageError
 from autotune.reports.labels import in_common, labels
 from autotune.reports.palette import INK, MARKERS, MUTED, SERIES
 from autotune.reports.panels import PANELS
+from autotune.reports.plain_text import printable
 from autotune.reports.strokes import PANEL_INCHES, RING, Series, entitle
 from autotune.reports.svg import as_svg, standalone, styled
-from autotune.reports.words import printable
 from autotune.result import Result, write_whole
 from autotune.units import format_count
 

@@ -20,8 +20,8 @@ from markupsafe import Markup
 from autotune.reports.captions import caption
 from autotune.reports.figures import as_svg, figures
 from autotune.reports.palette import DARK, LIGHT, css_variables
+from autotune.reports.plain_text import printable
 from autotune.reports.sheet import result_sheet, sheet
-from autotune.reports.words import printable
 from autotune.result import Result
 
 _NUMBERS = count(1)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from autotune.reports.words import printable
+from autotune.reports.plain_text import printable
 from autotune.result import Result
 from autotune.units import format_bytes
 

@@ -18,8 +18,9 @@ from rich.text import Text
 from autotune.executors import Opened
 from autotune.forecast.records import Forecast
 from autotune.progress import Ahead
+from autotune.reports.plain_text import printable
 from autotune.reports.rows import trial_speed
-from autotune.reports.words import evidence_line, outcome, printable
+from autotune.reports.words import evidence_line, outcome
 from autotune.result import Result
 from autotune.spec import LiveWorkload, PickledWorkload, ProbeSpec
 from autotune.trial import Curve, Trial

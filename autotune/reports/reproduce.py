@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from autotune.reports.words import printable
+from autotune.reports.plain_text import printable
 from autotune.result import Result
 from autotune.spec import ClassWorkload, FileWorkload, MemoryBudget, ProbeSpec
 

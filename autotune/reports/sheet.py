@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 from autotune.breakdown import breakdown
 from autotune.reports.labels import labels
+from autotune.reports.plain_text import printable
 from autotune.reports.reproduce import Recipe, recipe
 from autotune.reports.rows import row_of
 from autotune.reports.sheet_tables import (
@@ -24,16 +25,8 @@ from autotune.reports.sheet_tables import (
     verification_table,
     workers_table,
 )
-from autotune.reports.words import (
-    advice,
-    answer,
-    cautions,
-    feeding,
-    forecast_quality,
-    printable,
-    quality_words,
-    verification,
-)
+from autotune.reports.training_words import quality_words, verification_words
+from autotune.reports.words import advice, answer, cautions, feeding, forecast_quality
 from autotune.result import Result
 from autotune.spec import Mode
 from autotune.units import format_bytes, format_count, format_rate, format_seconds, format_share
@@ -129,7 +122,7 @@ def result_sheet(result: Result, label: str) -> ResultSheet:
         warnings=cautions(result),
         data=feeding(result),
         model=quality_words(result),
-        verified=verification(result),
+        verified=verification_words(result),
         advice=advice(result),
         recipe=recipe(result),
     )

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from autotune.quality import Outlook, Span, quality_of
 from autotune.reports.findings import energy_by_size, step_seconds_by_size
 from autotune.reports.labels import in_common, labels
+from autotune.reports.plain_text import printable
 from autotune.reports.rows import Row, Speed, batches_per_epoch, epoch_seconds, row_of, rows, trial_speed
-from autotune.reports.words import evidence_line, outcome, printable, verdict
+from autotune.reports.words import evidence_line, outcome, verdict
 from autotune.result import Result
 from autotune.spec import Mode, Objective
 from autotune.stats import quantile

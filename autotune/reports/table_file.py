@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from io import StringIO
 
 from autotune.reports.labels import labels
+from autotune.reports.plain_text import printable
 from autotune.reports.rows import trial_speed
-from autotune.reports.words import evidence_line, printable
+from autotune.reports.words import evidence_line
 from autotune.result import Result
 from autotune.stats import median, quantile
 from autotune.trial import Measurement, Trial

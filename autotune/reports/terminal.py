@@ -15,20 +15,12 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from autotune.reports.plain_text import printable
 from autotune.reports.rows import Row, batches_per_epoch, epoch_seconds, rows
 from autotune.reports.sheet_tables import Table as Plain
 from autotune.reports.sheet_tables import quality_table, verification_table
-from autotune.reports.words import (
-    advice,
-    answer,
-    cautions,
-    feeding,
-    forecast_quality,
-    printable,
-    quality_words,
-    verdict,
-)
-from autotune.reports.words import verification as verification_words
+from autotune.reports.training_words import quality_words, verification_words
+from autotune.reports.words import advice, answer, cautions, feeding, forecast_quality, verdict
 from autotune.result import Result
 from autotune.units import format_bytes, format_count, format_number, format_seconds, format_share
 

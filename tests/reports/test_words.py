@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.forecast.records import Forecast, Rules
-from autotune.reports.words import answer, forecast_quality, outcome, paragraph, printable, printable_lines
+from autotune.reports.plain_text import printable, printable_lines
+from autotune.reports.words import answer, forecast_quality, outcome, paragraph
 from autotune.result import AccumulationPlan, Edge, Recommendation, StopReason, TargetAnswer
 from autotune.trial import Contest, Evidence, Outcome
 

@@ -16,6 +16,7 @@ import msgspec
 
 from autotune.advice import advice
 from autotune.cautions import cautions
+from autotune.edge import edge_of, search_limits, tellings
 from autotune.errors import NothingFitsError, NoTrialFinishedError, ResultFileError, UsageError, WorkloadError
 from autotune.executors import (
     Effort,
@@ -32,9 +33,9 @@ from autotune.guide import hint, measured_peaks, predicted_peak
 from autotune.listener import Listener
 from autotune.progress import Ahead, ahead
 from autotune.quality import base_batch_size, noise_of, quality, recommendation_of, training_now
-from autotune.recommend import contenders, recommend, speeds, throughput, throughput_interval
-from autotune.result import Edge, Recommendation, Result, Spent, StopReason, TargetAnswer
-from autotune.search import Ask, Hint, Limits, Phase, Search, Stop, Told, bounds
+from autotune.recommend import contenders, recommend, speeds
+from autotune.result import Recommendation, Result, Spent, StopReason, TargetAnswer
+from autotune.search import Ask, Hint, Limits, Phase, Search, Stop, bounds
 from autotune.spec import Objective, ProbeSpec
 from autotune.store import Forecasted, Journal, Line, NoJournal, Purpose, TrialBegan, TrialEnded, TrialInterrupted
 from autotune.target import answer_target
@@ -45,8 +46,6 @@ from autotune.verdict import judged
 GROW = Effort(warmup_steps=2, min_steps=3, seconds=0.5)
 BISECT = Effort(warmup_steps=2, min_steps=3, max_steps=3, seconds=0.0)  # the peak still rises until the third step
 CONFIRM = Effort(warmup_steps=2, min_steps=8, max_steps=8, seconds=0.0)  # ten in all: sizes that pass three fail ten
-EDGE_CONFIRMATIONS = {True: 3, False: 2}  # processes, by whether one costs no more than a fork; the last is always new
-EDGE_RESOLUTION = 0.05  # where the largest batch size is not the answer, its neighbourhood is enough
 WARMUP_SECONDS = 120.0  # of training a copy; what was measured until then has to do
 MOST_WORKERS = 16  # of a DataLoader; more seldom help, and each holds a copy of the dataset's objects
 LATENCY_STEPS = 20  # the fewest of which the 95th percentile is not simply the slowest
@@ -460,64 +459,6 @@ def worker_counts(now: int, cores: int) -> tuple[int, ...]:
     """Numbers of workers worth a try: none, powers of two up to the cores, and what the caller has now."""
     powers = (2**k for k in range(min(cores, MOST_WORKERS).bit_length()))
     return tuple(sorted({0, now, *powers}))
-
-
-def search_limits(spec: ProbeSpec, opened: Opened) -> Limits:
-    """Where to search, from what was asked for and what the workload is."""
-    size, asked = opened.workload.dataset_size, spec.max_batch_size
-    seeks_edge = spec.objective not in (Objective.THROUGHPUT, Objective.TIME_TO_QUALITY)
-    capped_by_data = size is not None and (asked is None or size < asked)
-    return Limits(
-        start=spec.start or 1,
-        smallest=opened.workload.smallest_batch_size,
-        largest=size if capped_by_data else asked,
-        cap_reason=StopReason.DATASET if capped_by_data else StopReason.CAP,
-        multiple_of=spec.multiple_of,
-        plateau_tolerance=None if seeks_edge else spec.tolerance,
-        confirmations=EDGE_CONFIRMATIONS[opened.forks] if seeks_edge else 0,
-        resolution=0.0 if seeks_edge else EDGE_RESOLUTION,
-    )
-
-
-def tellings(trial: Trial, multiple_of: int) -> list[Told]:
-    """What the search needs to know of a trial.
-
-    A confirmation that was refused, as peaks differ, also says where they no longer pass the budget: what lies above
-    is refused with it, or else the search would step back through it one by one.
-    """
-    phase = Phase(trial.purpose) if trial.purpose != "target" else Phase.BISECT
-    if trial.measurement is None:
-        return [Told(trial.batch_size, trial.accepted, phase=phase)]
-    speed, (_, highest_speed) = throughput(trial), throughput_interval(trial)
-    found = [Told(trial.batch_size, trial.accepted, speed, highest_speed, phase)]
-    if trial.evidence is not None and trial.evidence.largest_safe is not None:
-        unsafe = (trial.evidence.largest_safe // multiple_of + 1) * multiple_of
-        if unsafe < trial.batch_size:
-            found.append(Told(unsafe, accepted=False, phase=phase, is_inferred=True))
-    return found
-
-
-def edge_of(trials: Sequence[Trial], multiple_of: int) -> Edge:
-    """The border between what fits and what does not, as far as the trials show it."""
-    plain = [trial for trial in trials if trial.is_plain]
-    low, high = bounds([telling for trial in plain for telling in tellings(trial, multiple_of)])
-    accepted, refused = ({t.batch_size for t in plain if t.accepted is flag} for flag in (True, False))
-    return Edge(
-        largest_fits=low or 0,
-        smallest_refused=high,
-        refused_by=next((_reason(t) for t in plain if t.batch_size == high and not t.accepted), _unsafe(high)),
-        confirmations=sum(t.batch_size == low and t.accepted and t.purpose == "confirm" for t in plain),
-        band=tuple(sorted(accepted & refused)),
-        multiple_of=multiple_of,
-    )
-
-
-def _unsafe(high: int | None) -> str:
-    return "" if high is None else "peaks of about its size differ from run to run and may pass the budget"
-
-
-def _reason(trial: Trial) -> str:
-    return "latency" if trial.fits else trial.outcome.value
 
 
 def _nothing_yet(spent: StopReason) -> NoTrialFinishedError:

@@ -1,7 +1,8 @@
 """Put the measured tables into the README, so that no figure there is written by hand.
 
 Replaces what stands between `<!-- begin NAME -->` and `<!-- end NAME -->` with the file of that name in
-`benchmarks/results`; `NAME:summary` stands for what follows the last table in it, `NAME:table` for the first table.
+`benchmarks/results`; `NAME:summary` stands for what follows the last table in it, `NAME:table` for the first table,
+`NAME:rest` for what follows that, and `NAME:facts` for the list before it: when, where and with what it was measured.
 
     python -m benchmarks.readme
 """
@@ -26,7 +27,7 @@ def filled(text: str, folder: Path) -> str:
         source = folder / name
         if not source.exists():
             return found[0]
-        content = {"summary": _summary, "table": _table}.get(part, _content)(source)
+        content = {"summary": _summary, "table": _table, "rest": _rest, "facts": _facts}.get(part, _content)(source)
         return f"{found[1]}{content}{found[3]}"
 
     return SECTION.sub(section, text)
@@ -42,6 +43,17 @@ def _table(source: Path) -> str:
     lines = source.read_text().splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("|"))
     return "\n".join(itertools.takewhile(lambda line: line.startswith("|"), lines[start:])) + "\n"
+
+
+def _rest(source: Path) -> str:
+    """What follows a file's first table."""
+    return f"{source.read_text().partition(_table(source))[2].strip()}\n"
+
+
+def _facts(source: Path) -> str:
+    """The list before a file's first table."""
+    lines = source.read_text().partition(_table(source))[0].splitlines()
+    return "\n".join(line for line in lines if line.startswith("- ")) + "\n"
 
 
 def _content(source: Path) -> str:

@@ -269,8 +269,9 @@ def test_the_summary_takes_every_workload_once_and_says_where_our_time_went() ->
         {**fields_of(searched(answer=50, fits=True)), **ours},
         {**fields_of(searched(answer=90, fits=True, spent={"measuring": 3.0, "confirming": 1.0})), **ours},
     ]
-    text = summary(rows)
-    assert "| autotune probe, largest | 2 | 70% (50% to 90%) | 2 of 2 | 3.0 |  | 2 of 2 |" in text
+    text = summary([*rows, fields_of(searched(answer=9, kept={"weights": False}))])
+    assert "| plain doubling | 1 | 9% |  | 3.0 |  | 0 of 1 | 1 of 1 |" in text
+    assert "| autotune probe, largest | 2 | 70% (50% to 90%) | 2 of 2 | 3.0 |  | 2 of 2 | 2 of 2 |" in text
     assert "measuring 75%, confirming 25%" in text
 
 

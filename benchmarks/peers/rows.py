@@ -184,6 +184,9 @@ def _of_tool(tool: str, rows: Sequence[Fields]) -> Cells:
         "fits again": count([run["fits"] for row in rows for run in row["runs"] if run["fits"] is not None]),
         "certificates": spread(costs, "{:.1f}"),
         "speed": spread([median(ratios(row)) for row in rows if row["speeds"]], "{:.0%}"),
+        "state kept": count(
+            [state(run["kept"]).startswith("yes") for row in rows for run in row["runs"] if run["answer"]]
+        ),
         "survived": count([run["exit_code"] == 0 for row in rows for run in row["runs"]]),
     }
 

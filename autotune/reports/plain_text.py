@@ -1,4 +1,4 @@
-"""Text that a terminal or a log cannot be made to obey by, whatever a model or a file is called.
+"""Text without anything that a terminal would obey, whatever a model or a file is called.
 
 Needs nothing.
 """

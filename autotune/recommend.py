@@ -108,11 +108,11 @@ def contest_speeds(contest: Contest) -> dict[int, float]:
     """
     columns = _columns(contest)
     means = [geometric_mean(speeds) for speeds in zip(*(columns[size] for size in contest.remaining), strict=True)]
-    shares = {  # a size that has left was in the first rounds alone
-        size: median([speed / mean for speed, mean in zip(column, means, strict=False)])
+    middle = median(means)
+    return {  # a size that has left was in the first rounds alone
+        size: middle * median([speed / mean for speed, mean in zip(column, means, strict=False)])
         for size, column in columns.items()
     }
-    return {size: share * median(means) for size, share in shares.items()}
 
 
 def _columns(contest: Contest) -> dict[int, list[float]]:
@@ -172,8 +172,8 @@ def recommend(
         tolerance: the share of the best throughput that may be given up for a smaller batch.
     """
     ratios = _ratios(speed, contest)
-    fastest = min(size for size, ratio in ratios.items() if ratio.low == ratio.high == 1)
     figures = speed if contest is None else speed | contest_speeds(contest)
+    fastest = max(sorted(ratios), key=lambda size: figures[size])
     chosen = largest_fits if objective is Objective.MEMORY else _smallest_within(ratios, tolerance)
     return Recommendation(
         batch_size=chosen,

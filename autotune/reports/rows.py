@@ -64,7 +64,8 @@ def rows(result: Result) -> list[Row]:
     for trial in result.trials:
         if trial.is_plain:
             trials[trial.batch_size].append(trial)
-    return [_row(size, trials[size], result.contest) for size in sorted(trials)]
+    in_turns = _contest_speeds(result.contest) if result.contest else {}
+    return [_row(size, trials[size], in_turns.get(size)) for size in sorted(trials)]
 
 
 def row_of(result: Result, batch_size: int) -> Row:
@@ -83,21 +84,22 @@ def epoch_seconds(dataset_size: int, speed: Speed) -> float:
     return dataset_size / speed.samples_per_second
 
 
-def _row(batch_size: int, trials: Sequence[Trial], contest: Contest | None) -> Row:
+def _row(batch_size: int, trials: Sequence[Trial], in_turns: Speed | None) -> Row:
     peaks = [trial.measurement.memory.peak_bytes for trial in trials if trial.measurement]
     return Row(
         batch_size=batch_size,
-        speed=_contest_speed(batch_size, contest) or _longest_speed(trials),
+        speed=in_turns or _longest_speed(trials),
         peak_bytes=max(peaks, default=None),
         accepted_runs=sum(trial.accepted for trial in trials),
         refusal=next((trial for trial in reversed(trials) if not trial.accepted), None),
     )
 
 
-def _contest_speed(batch_size: int, contest: Contest | None) -> Speed | None:
-    if contest is None or batch_size not in contest.batch_sizes:
-        return None
-    speed, seconds = contest_speeds(contest)[batch_size], contest.step_seconds(batch_size)
+def _contest_speeds(contest: Contest) -> dict[int, Speed]:
+    return {size: _in_turns(speed, contest.step_seconds(size)) for size, speed in contest_speeds(contest).items()}
+
+
+def _in_turns(speed: float, seconds: Sequence[float]) -> Speed:
     low, high = median_interval([second / median(seconds) for second in seconds])  # how far its processes differ
     interval = (speed / high, speed / low) if len(seconds) > 1 else None
     return Speed(samples_per_second=speed, interval=interval, in_turns=True)

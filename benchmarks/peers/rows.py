@@ -185,7 +185,7 @@ def _of_tool(tool: str, rows: Sequence[Fields]) -> Cells:
         "certificates": spread(costs, "{:.1f}"),
         "speed": spread([median(ratios(row)) for row in rows if row["speeds"]], "{:.0%}"),
         "state kept": count(
-            [state(run["kept"]).startswith("yes") for row in rows for run in row["runs"] if run["answer"]]
+            [all((run["kept"] or {}).values()) for row in rows for run in row["runs"] if run["answer"]]
         ),
         "survived": count([run["exit_code"] == 0 for row in rows for run in row["runs"]]),
     }

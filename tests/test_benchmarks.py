@@ -19,6 +19,8 @@ from autotune.workloads import BuildOptions
 from benchmarks.accuracy import Accuracy, merged
 from benchmarks.guidance import trials_to_edge
 from benchmarks.oracle import Oracle, RunFailedError, largest_of_all, largest_passing, oracle_for, run_fresh
+from benchmarks.readme import README, filled
+from benchmarks.recording import RESULTS
 from benchmarks.steps import Order
 from benchmarks.suite import MIB, SUITE, Entry, chosen
 from benchmarks.throughput import Sweep, fastest, sweep_sizes, timed_fresh
@@ -170,3 +172,22 @@ def test_the_rows_of_runs_are_joined_in_the_order_of_the_suite_and_the_latest_co
         files[-1].write_text(json.dumps({"machine": {}, "rows": rows}))
     assert [row.workload for row in merged(files[:2])] == ["mlp", "gpt", "unet", "unet"]
     assert [(row.workload, row.answer) for row in merged(files)] == [("mlp", 1), ("gpt", 0), ("unet", 2)]
+
+
+def test_the_readme_shows_the_tables_that_lie_in_the_results() -> None:
+    text = README.read_text()
+    assert filled(text, RESULTS) == text
+    assert filled(text.replace("| resnet |", "| made up |"), RESULTS) == text
+
+
+def test_a_part_of_a_table_file_stands_for_itself(tmp_path: Path) -> None:
+    (tmp_path / "x.md").write_text("# X\n\nwhy\n\n- date: now\n\n| a |\n| 1 |\n\nover all:\n\n| b |\n| 2 |\n\nso.\n")
+    shown = {
+        "facts": "- date: now",
+        "table": "| a |\n| 1 |",
+        "rest": "over all:\n\n| b |\n| 2 |\n\nso.",
+        "summary": "so.",
+    }
+    for part, content in shown.items():
+        marks = f"<!-- begin x.md:{part} -->\n", f"<!-- end x.md:{part} -->"
+        assert filled("old".join(marks), tmp_path) == f"{content}\n".join(marks)

@@ -7,11 +7,11 @@ small chunks, mmap with a threshold that rises, trimming. One arena is modelled,
 it was touched, and a tensor touches all of its own.
 
 Promises an estimate, since real heaps depend on what the log does not hold: the small objects of torch. Some for each
-tensor stand for all: those that live as long as it does, what autograd keeps beside one that waits for the backward
-pass, and those that an operator leaves to the next few. They matter because one that lies between two large holes
-keeps these from becoming one; where they lie differs from process to process, and with them the peak, by some per
-cent. So the log is served several times, from other starting states and with other small objects, and the mean is the
-answer. Buffers that kernels take and free inside themselves (oneDNN's, MKL's) are served only where the log names
+tensor stand for all: those that live as long as it does, those that an operator leaves to the next few, and the node
+that autograd keeps beside an activation until the loss is let go. They matter because one that lies between two large
+holes keeps these from becoming one; where they lie differs from process to process, and with them the peak, by some
+per cent. So the log is served several times, from other starting states and with other small objects, and the mean is
+the answer. Buffers that kernels take and free inside themselves (oneDNN's, MKL's) are served only where the log names
 them. Other allocators (musl, jemalloc, Windows and macOS) have other rules.
 """
 
@@ -25,7 +25,7 @@ from collections.abc import Iterable
 from statistics import fmean
 from typing import NamedTuple
 
-from autotune.forecast.records import Event
+from autotune.forecast.records import Event, Graph
 
 PAGE_BYTES = 4096
 SIZE_SZ = 8  # the header of a chunk in use
@@ -55,15 +55,17 @@ STARTING_MMAP_THRESHOLD = 1_925_120
 """What the threshold (128 KiB in a new process) is once torch was imported and a model built: traced in six of seven
 workloads that train, 2,101,248 in the seventh. Inference alone, without torch.optim, begins at half of it."""
 
-LASTING_BIRTHS = 16  # a tensor that outlives so many births is taken to be one that autograd keeps
-LASTING_OBJECTS = (_chunk_size(472), _chunk_size(24))
-"""What autograd keeps beside a tensor that lasts, malloc'ed before it: an operator's node and the list of its edges.
-Traced in training steps of a GRU, a BERT, a Swin and an EfficientNet: 0.3 to 1.3 nodes of 464 to 512 bytes for each."""
+NODE_OBJECTS = (_chunk_size(472), _chunk_size(24))
+"""What autograd keeps beside an activation, malloc'ed before it: an operator's node and the list of its edges. Traced
+in training steps of a GRU, a BERT, a Swin and an EfficientNet: 0.3 to 1.3 nodes of 464 to 512 bytes for each."""
 
 PASSING_OBJECTS = ((24, 2), (24, 6), (40, 1), (72, 3), (176, 2))
 """Small objects that come with each tensor and outlive the birth of so many others, in bytes. They stand for what was
 traced in training steps of a GRU, a WaveNet, a U-Net and an EfficientNet: for each block of over 4 KiB one to four of
 24 bytes that outlive the next one to eight, one or two of 40 that outlive one, and fewer of 56 to 176."""
+
+
+NO_GRAPH = Graph()
 
 
 class Start(NamedTuple):
@@ -73,58 +75,52 @@ class Start(NamedTuple):
         hole_bytes: room for small objects. 0.3 to 1.1 MiB were traced, in holes and behind the end; none at all is a
             start that agrees with the measured peaks, too.
         stretch: how many times as long as listed the passing objects live.
-        lasting: how many more of the smallest objects last with each tensor that does; of up to 24 bytes, 4 to 9 in
-            all were traced.
+        with_node: how many more of the smallest objects come and go with each node; of up to 24 bytes, 4 to 9 in all
+            were traced.
     """
 
     hole_bytes: int
     stretch: int
-    lasting: int
+    with_node: int
 
 
-STARTS = tuple(Start(hole_bytes=place * (256 << 10), stretch=1 + place % 3, lasting=2 + place) for place in range(5))
+STARTS = tuple(Start(hole_bytes=place * (256 << 10), stretch=1 + place % 3, with_node=2 + place) for place in range(5))
 """Evenly over what was traced; more of them come nearer to the measured peaks, and cost as much more time."""
 
 
-def heap_peak_bytes(events: Iterable[Event]) -> int:
+def heap_peak_bytes(events: Iterable[Event], graph: Graph = NO_GRAPH) -> int:
     """The most that glibc's malloc holds resident while it serves a log: what the log's tensors add to a process.
 
     Args:
         events: births and deaths in their order, with the bytes that torch asks for.
+        graph: what autograd keeps besides.
     """
     log = tuple(events)
-    lasting = _lasting(log)
-    return round(fmean(_peak_bytes(log, lasting, start) for start in STARTS))
+    return round(fmean(_peak_bytes(log, graph, start) for start in STARTS))
 
 
-def _lasting(log: Iterable[Event]) -> set[int]:
-    """The storages that outlive many births, among them what is never freed."""
-    born: dict[int, int] = {}
-    lasting, births = set[int](), 0
-    for storage, size_bytes in log:
-        if size_bytes > 0:
-            births += 1
-            born[storage] = births
-        elif births - born.pop(storage) > LASTING_BIRTHS:
-            lasting.add(storage)
-    return lasting.union(born)
-
-
-def _peak_bytes(events: Iterable[Event], lasting: set[int], start: Start) -> int:
+def _peak_bytes(events: Iterable[Event], graph: Graph, start: Start) -> int:
     heap, chunks = Heap(hole_bytes=start.hole_bytes), dict[int, list[Chunk]]()
-    passing = _Passing(heap, start)
-    before = {False: STORAGE_IMPL, True: (*LASTING_OBJECTS, *STORAGE_IMPL)}
-    after = {False: TENSOR_OBJECTS, True: (*TENSOR_OBJECTS, *[MINSIZE] * start.lasting)}
-    for storage, size_bytes in events:
-        if size_bytes > 0:
-            passing.free_due()
-            lasts, take = storage in lasting, heap.chunk
-            chunks[storage] = [*map(take, before[lasts]), heap.memalign(size_bytes), *map(take, after[lasts])]
-            passing.take()
-        else:
-            for chunk in reversed(chunks.pop(storage)):
-                heap.free(chunk)
+    passing, nodes, step_ends = _Passing(heap, start), list[Chunk](), set(graph.step_ends)
+    beside, take = (MINSIZE,) * start.with_node, heap.chunk
+    for number, (storage, size_bytes) in enumerate(events):
+        if number in step_ends:
+            _free_last_first(heap, nodes)
+        if size_bytes < 0:
+            _free_last_first(heap, chunks.pop(storage))
+            continue
+        passing.free_due()
+        has_node = storage in graph.activations
+        nodes += map(take, NODE_OBJECTS if has_node else ())
+        chunks[storage] = [*map(take, STORAGE_IMPL), heap.memalign(size_bytes), *map(take, TENSOR_OBJECTS)]
+        nodes += map(take, beside if has_node else ())
+        passing.take()
     return heap.peak_bytes
+
+
+def _free_last_first(heap: Heap, chunks: list[Chunk]) -> None:
+    while chunks:
+        heap.free(chunks.pop())
 
 
 class _Passing:

@@ -29,6 +29,19 @@ class Event(NamedTuple):
     size_bytes: int
 
 
+class Graph(NamedTuple):
+    """What autograd keeps besides tensors, by when it is there.
+
+    Attributes:
+        activations: the storages that a forward pass left for its backward pass: beside each lies a node.
+        step_ends: how many events lie before the end of each step, where its last result is let go, and with it the
+            nodes; until then they live, although what they saved is gone.
+    """
+
+    activations: frozenset[int] = frozenset()
+    step_ends: tuple[int, ...] = ()
+
+
 class Composition(Record, frozen=True):
     """What the live bytes at the worst moment belong to. They add up to the peak.
 

@@ -270,7 +270,9 @@ def _held_bytes(rules: Rules, tracker: ByteTracker) -> int:
     """What the allocator holds: by replay where it is one that is known, else the live bytes."""
     if rules is Rules.CUDA:
         return reserved_peak_bytes(tracker.events)
-    return max(heap_peak_bytes(tracker.touched_events()), 0) if is_in_use() else tracker.peak.total_bytes
+    if not is_in_use():
+        return tracker.peak.total_bytes
+    return max(heap_peak_bytes(tracker.touched_events(), tracker.graph()), 0)
 
 
 def _tensors_of(model: nn.Module | None) -> list[torch.Tensor]:

@@ -21,7 +21,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from autotune.forecast.records import Composition, Event, Rules
+from autotune.forecast.records import Composition, Event, Graph, Rules
 
 ROUNDING_BYTES = {Rules.CPU: 64, Rules.CUDA: 512}
 """What an allocator rounds each request up to: `gAlignment` in c10/core/alignment.h, `kMinBlockSize` in
@@ -143,6 +143,7 @@ class ByteTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._storages: dict[int, _Storage] = {}
         self._owners: dict[int, Owner] = {}
         self._births: list[str] = []  # the phase in which each storage was born
+        self._step_ends: list[int] = []
         self._phase = FORWARD
         self._in_optimizer = False
         self._paused = False
@@ -163,6 +164,7 @@ class ByteTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self._phase == FORWARD:
             self._own_survivors(FORWARD, Owner.ACTIVATIONS)
         self._phase = FORWARD
+        self._step_ends.append(len(self.events))
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -363,6 +365,11 @@ class ByteTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for number, size_bytes in self.events:
             untouched_bytes = self._untouched_bytes.get(number, 0)
             yield Event(number, size_bytes - untouched_bytes if size_bytes > 0 else size_bytes + untouched_bytes)
+
+    def graph(self) -> Graph:
+        """What autograd kept besides the tensors."""
+        activations = (number for number, owner in self._owners.items() if owner is Owner.ACTIVATIONS)
+        return Graph(frozenset(activations), tuple(self._step_ends))
 
     def composition(self) -> Composition:
         """What the live bytes at the peak belong to."""

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from autotune.forecast.heap import (
     DEFAULT_MMAP_THRESHOLD_MAX,
-    DEFAULT_TOP_PAD,
     FASTBIN_CONSOLIDATION_THRESHOLD,
     PAGE_BYTES,
     STARTS,
@@ -23,7 +22,7 @@ from autotune.forecast.heap import (
     Heap,
     heap_peak_bytes,
 )
-from autotune.forecast.records import Event
+from autotune.forecast.records import Event, Graph
 
 MIB = 1 << 20
 sizes = st.integers(1, 2000) | st.integers(1, 48 * MIB)
@@ -148,12 +147,25 @@ def test_a_hole_that_was_there_before_is_not_counted_again():
     assert heap.peak_bytes == 0
 
 
-def test_what_autograd_keeps_lies_beside_tensors_that_last():
+def test_beside_each_activation_lies_a_node():
     size, count = 8192, 5000
-    lasting = heap_peak_bytes(births(range(count), size)) / count - size
-    assert 700 < lasting < 1100  # a node of 480, and objects of 32 to 192 bytes
-    passing = [event for number in range(count) for event in (Event(number, size), Event(number, -size))]
-    assert heap_peak_bytes(passing) < 4 * size + DEFAULT_TOP_PAD
+    events = births(range(count), size)
+    plain = heap_peak_bytes(events)
+    more = heap_peak_bytes(events, Graph(frozenset(range(count)), ())) - plain
+    assert 480 + 32 + 2 * 32 <= more / count <= 480 + 32 + 6 * 32 + 16  # and objects of 32 bytes; 2 to 6 more
+
+
+def test_nodes_outlive_what_they_saved_and_go_when_the_step_ends():
+    """So they lie between the holes, which stay too small for what comes next, until the step has ended."""
+    count, size = 200, 64 << 10
+    forward, backward = births(range(count), size), deaths(range(count - 1, -1, -1), size)
+    larger = births(range(count, count + 10), MIB)
+    events = [*births(range(-1, 0), size), *forward, *backward, *larger]
+    activations = frozenset(range(count))
+    while_held = heap_peak_bytes(events, Graph(activations, (len(events),)))
+    once_gone = heap_peak_bytes(events, Graph(activations, (len(events) - len(larger),)))
+    assert while_held > count * size + 8 * MIB
+    assert once_gone < count * size + 2 * MIB
 
 
 CHILD = """

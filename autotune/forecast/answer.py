@@ -1,7 +1,7 @@
 """A request for a forecast, answered in a process that may be thrown away afterwards.
 
 Needs a bench, which it uses up. Promises that a size that it names as the largest was forecast itself, and its
-successor too, unless many were asked for at once.
+successor too, unless many were asked for at once, or trials will correct it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ from autotune.forecast.run import Forecaster
 from autotune.workloads.checkpointing import switch_on_checkpointing
 
 LARGEST = 1 << 20  # where nothing else bounds the batch size
-AROUND = (0.9, 0.95, 1.05)
+AROUND = (0.9, 1.05)
 """Sizes around an edge that are forecast too, in multiples of it, so that between them a straight line will do."""
+
+NEAR_ENOUGH = 0.03
+"""How near to an edge a forecast comes that trials will correct, as a share of it: its own scatter is about that."""
 
 MOST_EXACT = 3
 """For so many budgets each edge is forecast itself; for more, such as a table of GPUs, it is read off a curve."""
@@ -88,14 +91,14 @@ def _exactly(
 ) -> list[int]:
     """The largest sizes that fit; where trials will correct the forecast, with their surroundings forecast besides."""
     most = max(request.largest or LARGEST, smallest)
+    resolution = NEAR_ENOUGH if request.measured else 0.0
     edges = []
     for room_bytes in rooms_bytes:
         fits = max((size for size, found in known.items() if found.held_bytes <= room_bytes), default=smallest)
         over = min((size for size, found in known.items() if size > fits), default=most + 1)
         low, high = min(fits, most), max(over - 1, smallest)
-        edges.append(largest_within(lambda size: footprint(size).held_bytes, room_bytes, low, high))
-        around = [round(share * edges[-1]) for share in AROUND] if request.measured else []
-        for size in {*around, edges[-1] + 1}:
+        edges.append(largest_within(lambda size: footprint(size).held_bytes, room_bytes, low, high, resolution))
+        for size in [round(share * edges[-1]) for share in AROUND] if request.measured else [edges[-1] + 1]:
             if smallest <= size <= most:
                 footprint(size)
     return edges

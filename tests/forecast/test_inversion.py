@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import random
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.forecast.inversion import MOST_EVALUATIONS, largest_within
 
 
-def asked_by(peak_bytes, budget_bytes, smallest=1, largest=1 << 20):
+def asked_by(peak_bytes, budget_bytes, smallest=1, largest=1 << 20, resolution=0.0):
     asked: list[int] = []
 
     def remembered(batch_size: int) -> float:
         asked.append(batch_size)
         return peak_bytes(batch_size)
 
-    return largest_within(remembered, budget_bytes, smallest, largest), asked
+    return largest_within(remembered, budget_bytes, smallest, largest, resolution), asked
 
 
 @given(
@@ -39,6 +41,30 @@ def test_a_straight_line_takes_a_handful() -> None:
         answer, asked = asked_by(lambda size: 300.0 + 7 * size, 300 + 7 * edge + 3)
         assert answer == edge
         assert len(asked) <= 6
+
+
+@given(edge=st.integers(1, 100_000), slope=st.integers(1, 1000), square=st.floats(0, 1))
+def test_near_enough_is_that_near_and_below(edge: int, slope: int, square: float) -> None:
+    answer, asked = asked_by(
+        lambda size: slope * size + square * size**2, slope * edge + square * edge**2, resolution=0.03
+    )
+    assert answer <= edge < answer + max(1, 0.03 * answer)
+    assert len(asked) == len(set(asked)) <= 20
+
+
+def test_near_enough_takes_fewer_where_peaks_scatter() -> None:
+    def scattered(size: int) -> float:
+        return 300 + 7 * size * (1 + 0.03 * random.Random(size).random())
+
+    exact, near = (asked_by(scattered, scattered(469), resolution=share)[1] for share in (0.0, 0.03))
+    assert len(near) <= 5 < len(exact)
+
+
+def test_a_curve_is_followed_from_both_sides() -> None:
+    """The line through both ends creeps up a quadratic from below: one end stays, and must give way."""
+    answer, asked = asked_by(lambda size: 300 + size**2, 300 + 470**2 + 1)
+    assert answer == 470
+    assert len(asked) <= 13
 
 
 def test_nothing_fits() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.oracle import DEFAULT_CACHE, REPEATS, RunFailedError, known_maxima, oracle_for, within
 from benchmarks.probing import ProbeFailedError, probe
-from benchmarks.recording import RESULTS, Cells, Recording, Row, recorded
+from benchmarks.recording import RESULTS, Cells, Recording, Row, recorded, recorded_machine
 from benchmarks.suite import MIB, SUITE, Entry, chosen
 
 CHECKS = 12
@@ -123,7 +123,7 @@ def main() -> None:
         summary=_summary,
     )
     if options.merge:
-        recording.write(merged(options.merge))
+        replace(recording, machine=recorded_machine(options.merge)).write(merged(options.merge))
         return
     entries = [entry for entry in chosen(options.names) for _ in range(options.probes)]
     known = known_maxima(options.maxima_of)

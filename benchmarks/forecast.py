@@ -9,6 +9,9 @@ exceeds `--memory-limit` is not run.
 On a CUDA device the truth is the allocator's own, from one process: `max_memory_allocated` for the live tensors and
 `max_memory_reserved` for what is held. The context lies outside of both.
 
+Each precision has a table of its own: in bf16 a processor runs other kernels, and one without instructions for it
+(see the table's head) takes ten times as long, so that it may be measured elsewhere.
+
     python -m benchmarks.forecast [NAME ...] [--precision fp32 bf16] [--batch-sizes 1 8 64]
 """
 
@@ -32,7 +35,7 @@ from autotune.forecast.records import Rules
 from autotune.spec import LiveWorkload, Precision, ProbeSpec
 from autotune.workloads.live import LiveParts
 from benchmarks.architectures import chosen
-from benchmarks.recording import RESULTS, Cells, Recording, Row, recorded
+from benchmarks.recording import RESULTS, Cells, Recording, Row, recorded, recorded_machine
 from benchmarks.steps import Order, life_peak_bytes, timed_steps
 from benchmarks.suite import MIB
 
@@ -269,7 +272,6 @@ def summary(rows: Sequence[Row]) -> str:
         those = [row for row in rows if row["precision"] == precision]
         lines.append(f"- {precision}, tensors: {_errors(those, live_error)}")
         lines.append(f"- {precision}, process: {_errors(those, process_error)}")
-    lines.append(f"- all, process: {_errors(rows, process_error)}")
     costs = [row["forecast_seconds"] for row in rows if row["forecast_seconds"]]
     failed = sum(bool(row["failure"]) for row in rows)
     lines.append(f"- a forecast took {max(costs, default=0.0):.1f} s at most; {failed} of {len(rows)} rows failed")
@@ -311,29 +313,35 @@ def main() -> None:
             linux_process.limit_data(int(LIMIT_FACTOR * limit_bytes))
         print(json.dumps(PARTS[options.part](cases[0])))
         return
+    for precision in options.precision:
+        _record([case for case in cases if case.precision == precision], precision, options, limit_bytes)
+
+
+def _record(cases: Sequence[Case], precision: str, options: argparse.Namespace, limit_bytes: int) -> None:
+    """Make the table of one precision: by comparing, or from what was compared earlier."""
     recording = Recording.on(
         options.device,
         options.results,
-        "forecast",
-        title="Accuracy of the forecast of memory",
+        f"forecast-{precision}",
+        title=f"Accuracy of the forecast of memory in {precision}",
         explanation=EXPLANATION,
         cells=_cells,
         summary=summary,
     )
     if options.merge:
-        recording.write(_merged(options.merge))
-        return
-    if options.forecast_again:
-        names = {architecture.name for architecture in chosen(options.names)}
-        rows = [row for row in _merged([options.forecast_again]) if row.architecture in names]
+        replace(recording, machine=recorded_machine(options.merge)).write(_merged(options.merge, precision))
+    elif options.forecast_again:
+        names = {case.architecture for case in cases}
+        rows = [row for row in _merged([options.forecast_again], precision) if row.architecture in names]
         recording.record((forecast_again(row, options.device, limit_bytes) for row in rows), len(rows))
-        return
-    recording.record((compare(case, limit_bytes) for case in cases), len(cases))
+    else:
+        recording.record((compare(case, limit_bytes) for case in cases), len(cases))
 
 
-def _merged(files: Sequence[Path]) -> list[Comparison]:
+def _merged(files: Sequence[Path], precision: str) -> list[Comparison]:
     """The rows of several runs of this benchmark, a later one's in the place of an earlier one's."""
-    cases = {(row.architecture, row.precision, row.batch_size): row for row in recorded(Comparison, files)}
+    rows = (row for row in recorded(Comparison, files) if row.precision == precision)
+    cases = {(row.architecture, row.batch_size): row for row in rows}
     return [cases[key] for key in sorted(cases)]
 
 

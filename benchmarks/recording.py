@@ -26,6 +26,8 @@ from autotune.units import format_seconds
 
 RESULTS = Path(__file__).parent / "results"
 
+VECTORS = {"avx512_bf16": "AVX-512 and its bf16", "avx512f": "AVX-512", "avx2": "AVX2"}
+
 Row = Mapping[str, Any]
 Cells = Mapping[str, str]
 Kind = TypeVar("Kind")
@@ -34,6 +36,13 @@ Kind = TypeVar("Kind")
 def recorded(kind: Callable[..., Kind], files: Iterable[Path]) -> list[Kind]:
     """The rows of the JSON files that earlier runs of a benchmark wrote, each as the dataclass that it was."""
     return [kind(**row) for file in files for row in json.loads(file.read_text())["rows"]]
+
+
+def recorded_machine(files: Sequence[Path]) -> dict[str, str]:
+    """The machine of the last of some files, for rows that are joined where perhaps none of them was measured."""
+    facts = json.loads(files[-1].read_text())["machine"]
+    assert isinstance(facts, dict)
+    return facts
 
 
 def machine(device: str) -> dict[str, str]:
@@ -51,11 +60,15 @@ def machine(device: str) -> dict[str, str]:
 
 
 def _processor() -> str:
+    """Its name, and the widest vectors that it knows of those that torch's kernels are chosen by."""
     try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        told = dict(re.findall(r"^(model name|flags)\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE))
     except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()
+        told = {}
+    name = told.get("model name") or platform.processor() or platform.machine()
+    flags = told.get("flags", "").split()
+    vectors = next((label for flag, label in VECTORS.items() if flag in flags), "")
+    return f"{name} with {vectors}" if vectors else name
 
 
 def _usable_threads() -> int:

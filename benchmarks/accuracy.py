@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.oracle import DEFAULT_CACHE, REPEATS, RunFailedError, known_maxima, oracle_for, within
 from benchmarks.probing import ProbeFailedError, probe
-from benchmarks.recording import RESULTS, Cells, Recording, Row, recorded, recorded_machine
+from benchmarks.recording import RESULTS, Cells, Recording, Row, latest_rows, recorded_machine
 from benchmarks.suite import MIB, SUITE, Entry, chosen
 
 CHECKS = 12
@@ -93,15 +93,6 @@ def _summary(rows: Sequence[Row]) -> str:
     )
 
 
-def merged(files: Sequence[Path]) -> list[Accuracy]:
-    """The rows of several runs of this benchmark, in the order of the suite; of a workload the latest run's."""
-    latest: dict[str, list[Accuracy]] = {}
-    for file in files:
-        rows = recorded(Accuracy, [file])
-        latest |= {name: [row for row in rows if row.workload == name] for name in {row.workload for row in rows}}
-    return [row for entry in SUITE for row in latest.get(entry.name, ())]
-
-
 def main() -> None:
     """Compare the tool with the oracle on each workload named, or on all."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=main.__doc__)
@@ -123,12 +114,13 @@ def main() -> None:
         summary=_summary,
     )
     if options.merge:
-        replace(recording, machine=recorded_machine(options.merge)).write(merged(options.merge))
+        rows = latest_rows(Accuracy, options.merge, [entry.name for entry in SUITE])
+        replace(recording, machine=recorded_machine(options.merge)).write(rows)
         return
     entries = [entry for entry in chosen(options.names) for _ in range(options.probes)]
     known = known_maxima(options.maxima_of)
-    rows = (compare(entry, options.device, options.cache, known.get(entry.name)) for entry in entries)
-    recording.record(rows, len(entries))
+    compared = (compare(entry, options.device, options.cache, known.get(entry.name)) for entry in entries)
+    recording.record(compared, len(entries))
 
 
 if __name__ == "__main__":

@@ -38,11 +38,22 @@ def recorded(kind: Callable[..., Kind], files: Iterable[Path]) -> list[Kind]:
     return [kind(**row) for file in files for row in json.loads(file.read_text())["rows"]]
 
 
+def latest_rows(kind: Callable[..., Kind], files: Iterable[Path], workloads: Iterable[str]) -> list[Kind]:
+    """The rows of several runs of a benchmark, by workload in this order; of each workload the last file's."""
+    latest: dict[str, list[Kind]] = {}
+    for file in files:
+        of_run: dict[str, list[Kind]] = {}
+        for row in json.loads(file.read_text())["rows"]:
+            of_run.setdefault(row["workload"], []).append(kind(**row))
+        latest |= of_run
+    return [row for name in workloads for row in latest.get(name, ())]
+
+
 def recorded_machine(files: Sequence[Path]) -> dict[str, str]:
-    """The machine of the last of some files, for rows that are joined where perhaps none of them was measured."""
-    facts = json.loads(files[-1].read_text())["machine"]
-    assert isinstance(facts, dict)
-    return facts
+    """What those runs' figures depend on, for their rows together: where runs differ, each one's in turn."""
+    told = [json.loads(file.read_text())["machine"] for file in files]
+    names = dict.fromkeys(name for facts in told for name in facts)
+    return {name: "; ".join(dict.fromkeys(facts[name] for facts in told if name in facts)) for name in names}
 
 
 def machine(device: str) -> dict[str, str]:

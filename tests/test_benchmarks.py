@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from autotune.spec import FileWorkload
 from autotune.workloads import BuildOptions
-from benchmarks.accuracy import Accuracy, merged
+from benchmarks.accuracy import Accuracy
 from benchmarks.guidance import trials_to_edge
 from benchmarks.oracle import Oracle, RunFailedError, largest_of_all, largest_passing, oracle_for, run_fresh
 from benchmarks.readme import README, filled
-from benchmarks.recording import RESULTS
+from benchmarks.recording import RESULTS, latest_rows, recorded_machine
 from benchmarks.steps import Order
 from benchmarks.suite import MIB, SUITE, Entry, chosen
 from benchmarks.throughput import Sweep, fastest, sweep_sizes, timed_fresh
@@ -163,15 +163,20 @@ def test_trials_to_the_edge_end_with_the_first_pair_of_neighbours() -> None:
 
 
 def test_the_rows_of_runs_are_joined_in_the_order_of_the_suite_and_the_latest_count(tmp_path: Path) -> None:
+    def merged(files: list[Path]) -> list[Accuracy]:
+        return latest_rows(Accuracy, files, [entry.name for entry in SUITE])
+
     files = []
     for answer, names in enumerate((("gpt", "unet", "unet"), ("mlp",), ("unet",))):
         rows = [
             asdict(Accuracy(workload=name, budget_bytes=1, answer=answer, check_peaks_bytes=(1,))) for name in names
         ]
         files.append(tmp_path / f"{answer}.json")
-        files[-1].write_text(json.dumps({"machine": {}, "rows": rows}))
+        facts = {"device": "cpu", "date": str(answer)}
+        files[-1].write_text(json.dumps({"machine": facts, "rows": rows}))
     assert [row.workload for row in merged(files[:2])] == ["mlp", "gpt", "unet", "unet"]
     assert [(row.workload, row.answer) for row in merged(files)] == [("mlp", 1), ("gpt", 0), ("unet", 2)]
+    assert recorded_machine(files) == {"device": "cpu", "date": "0; 1; 2"}
 
 
 def test_the_readme_shows_the_tables_that_lie_in_the_results() -> None:

@@ -25,7 +25,7 @@ from benchmarks.peers.arena import DEFAULT_CACHE, Arena, Ran, child, fresh, open
 from benchmarks.peers.counting import COUNTED_FILE, steps_by_size
 from benchmarks.peers.page import write_page
 from benchmarks.peers.rows import EXPLANATION, TITLE, Row, Run, cells, summary
-from benchmarks.recording import RESULTS, Recording, machine, remaining
+from benchmarks.recording import RESULTS, Recording, latest_rows, machine, recorded_machine, remaining
 from benchmarks.suite import Entry, chosen
 from benchmarks.throughput import fastest, sweep_sizes
 
@@ -225,6 +225,11 @@ def main() -> None:
     if unknown := sorted({*options.tool} - {peer.name for peer in PEERS}):
         raise SystemExit(f"No tool is called {unknown[0]!r}. There are: {', '.join(peer.name for peer in PEERS)}.")
     entries = chosen(options.names or DEFAULT_WORKLOADS)
+    if options.merge:
+        recording = replace(_recording(peers, options), machine=recorded_machine(options.merge))
+        recording.write(latest_rows(Row, options.merge, WORKLOADS))
+        _tell(f"written: {write_page(recording.folder / f'{recording.name}.json')}")
+        return
     able = sum(not peer.unable(options.device) for peer in peers)
     expected = format_seconds(estimated_seconds(len(entries), able, options.repetitions))
     _tell(f"{able} tools on {len(entries)} workloads, {options.repetitions} times: at most about {expected}")
@@ -238,6 +243,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repetitions", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="the true maxima that are known")
+    parser.add_argument("--merge", nargs="+", type=Path, help="run nothing: join the JSON files of earlier runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder to write to")
     return parser
 

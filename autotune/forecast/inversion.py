@@ -3,7 +3,7 @@
 A forecast costs about a second, and peak memory is close to a straight line over small ranges but not over large
 ones (the optimizer binds at small sizes, a contrastive loss is quadratic). So the secant through the nearest two
 sizes says where to look next, within bounds that make it converge like bisection where the secant is wrong. It takes
-5 evaluations on straight lines, 6 to 8 on bent and quadratic ones, in the mean over edges from 5 to 10,000.
+5 evaluations on straight lines, 7 to 10 on bent and quadratic ones, in the mean over edges from 5 to 10,000.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.oracle import DEFAULT_CACHE, REPEATS, RunFailedError, known_maxima, oracle_for, within
 from benchmarks.probing import ProbeFailedError, probe
-from benchmarks.recording import RESULTS, Cells, Recording, Row, latest_rows, recorded_machine
+from benchmarks.recording import RESULTS, Cells, Recording, Row, latest_rows
 from benchmarks.suite import MIB, SUITE, Entry, chosen
 
 CHECKS = 12
@@ -114,13 +114,12 @@ def main() -> None:
         summary=_summary,
     )
     if options.merge:
-        rows = latest_rows(Accuracy, options.merge, [entry.name for entry in SUITE])
-        replace(recording, machine=recorded_machine(options.merge)).write(rows)
+        recording.join(options.merge, latest_rows(Accuracy, options.merge, [entry.name for entry in SUITE]))
         return
     entries = [entry for entry in chosen(options.names) for _ in range(options.probes)]
     known = known_maxima(options.maxima_of)
-    compared = (compare(entry, options.device, options.cache, known.get(entry.name)) for entry in entries)
-    recording.record(compared, len(entries))
+    rows = (compare(entry, options.device, options.cache, known.get(entry.name)) for entry in entries)
+    recording.record(rows, len(entries))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from autotune.forecast.records import Rules
 from autotune.spec import LiveWorkload, Precision, ProbeSpec
 from autotune.workloads.live import LiveParts
 from benchmarks.architectures import chosen
-from benchmarks.recording import RESULTS, Cells, Recording, Row, recorded, recorded_machine
+from benchmarks.recording import RESULTS, Cells, Recording, Row, recorded
 from benchmarks.steps import Order, life_peak_bytes, timed_steps
 from benchmarks.suite import MIB
 
@@ -329,7 +329,8 @@ def _record(cases: Sequence[Case], precision: str, options: argparse.Namespace, 
         summary=summary,
     )
     if options.merge:
-        replace(recording, machine=recorded_machine(options.merge)).write(_merged(options.merge, precision))
+        if rows := _merged(options.merge, precision):  # else the table that is there would be lost
+            recording.join(options.merge, rows)
     elif options.forecast_again:
         names = {case.architecture for case in cases}
         rows = [row for row in _merged([options.forecast_again], precision) if row.architecture in names]

@@ -14,7 +14,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -35,7 +35,7 @@ Kind = TypeVar("Kind")
 
 def recorded(kind: Callable[..., Kind], files: Iterable[Path]) -> list[Kind]:
     """The rows of the JSON files that earlier runs of a benchmark wrote, each as the dataclass that it was."""
-    return [kind(**row) for file in files for row in json.loads(file.read_text())["rows"]]
+    return [kind(**row) for file in files for row in _content(file)["rows"]]
 
 
 def latest_rows(kind: Callable[..., Kind], files: Iterable[Path], workloads: Iterable[str]) -> list[Kind]:
@@ -43,7 +43,7 @@ def latest_rows(kind: Callable[..., Kind], files: Iterable[Path], workloads: Ite
     latest: dict[str, list[Kind]] = {}
     for file in files:
         of_run: dict[str, list[Kind]] = {}
-        for row in json.loads(file.read_text())["rows"]:
+        for row in _content(file)["rows"]:
             of_run.setdefault(row["workload"], []).append(kind(**row))
         latest |= of_run
     return [row for name in workloads for row in latest.get(name, ())]
@@ -51,9 +51,13 @@ def latest_rows(kind: Callable[..., Kind], files: Iterable[Path], workloads: Ite
 
 def recorded_machine(files: Sequence[Path]) -> dict[str, str]:
     """What those runs' figures depend on, for their rows together: where runs differ, each one's in turn."""
-    told = [json.loads(file.read_text())["machine"] for file in files]
+    told = [_content(file)["machine"] for file in files]
     names = dict.fromkeys(name for facts in told for name in facts)
     return {name: "; ".join(dict.fromkeys(facts[name] for facts in told if name in facts)) for name in names}
+
+
+def _content(file: Path) -> Any:
+    return json.loads(file.read_text())
 
 
 def machine(device: str) -> dict[str, str]:
@@ -140,6 +144,10 @@ class Recording:
             self.write(rows)
             print(" | ".join(self.cells(asdict(row)).values()), flush=True)
             print(remaining(len(rows), total, time.monotonic() - began), file=sys.stderr, flush=True)
+
+    def join(self, files: Sequence[Path], rows: Sequence[Any]) -> None:
+        """Write rows that earlier runs recorded in these files, under what their figures depend on."""
+        replace(self, machine=recorded_machine(files)).write(rows)
 
     def write(self, rows: Sequence[Any]) -> None:
         """Write the rows (dataclasses) so far, and the table that they make."""

@@ -98,7 +98,8 @@ def _exactly(
         over = min((size for size, found in known.items() if size > fits), default=most + 1)
         low, high = min(fits, most), max(over - 1, smallest)
         edges.append(largest_within(lambda size: footprint(size).held_bytes, room_bytes, low, high, resolution))
-        for size in [round(share * edges[-1]) for share in AROUND] if request.measured else [edges[-1] + 1]:
+        around = [round(share * edges[-1]) for share in AROUND] if request.measured else [edges[-1] + 1]
+        for size in around:
             if smallest <= size <= most:
                 footprint(size)
     return edges

@@ -25,7 +25,7 @@ from benchmarks.peers.arena import DEFAULT_CACHE, Arena, Ran, child, fresh, open
 from benchmarks.peers.counting import COUNTED_FILE, steps_by_size
 from benchmarks.peers.page import write_page
 from benchmarks.peers.rows import EXPLANATION, TITLE, Row, Run, cells, summary
-from benchmarks.recording import RESULTS, Recording, latest_rows, machine, recorded_machine, remaining
+from benchmarks.recording import RESULTS, Recording, latest_rows, machine, remaining
 from benchmarks.suite import Entry, chosen
 from benchmarks.throughput import fastest, sweep_sizes
 
@@ -174,6 +174,10 @@ def compare(entries: Sequence[Entry], peers: Sequence[Peer], options: argparse.N
         for row in with_speeds(of_arena, arena.entry, arena.device):
             rows[row.workload, row.tool] = row
         recording.write(list(rows.values()))
+    _write_page(recording)
+
+
+def _write_page(recording: Recording) -> None:
     _tell(f"written: {write_page(recording.folder / f'{recording.name}.json')}")
 
 
@@ -226,9 +230,9 @@ def main() -> None:
         raise SystemExit(f"No tool is called {unknown[0]!r}. There are: {', '.join(peer.name for peer in PEERS)}.")
     entries = chosen(options.names or DEFAULT_WORKLOADS)
     if options.merge:
-        recording = replace(_recording(peers, options), machine=recorded_machine(options.merge))
-        recording.write(latest_rows(Row, options.merge, WORKLOADS))
-        _tell(f"written: {write_page(recording.folder / f'{recording.name}.json')}")
+        recording = _recording(peers, options)
+        recording.join(options.merge, latest_rows(Row, options.merge, WORKLOADS))
+        _write_page(recording)
         return
     able = sum(not peer.unable(options.device) for peer in peers)
     expected = format_seconds(estimated_seconds(len(entries), able, options.repetitions))

@@ -21,7 +21,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from autotune.errors import NoForecastError
 from autotune.forecast import users_line
-from autotune.forecast.stand_ins import STAND_INS
 
 aten = torch.ops.aten
 
@@ -57,8 +56,6 @@ class Guesses(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """
         if func is aten._amp_foreach_non_finite_check_and_unscale_.default:
             self._found_inf.add(args[1].untyped_storage())
-        if func in STAND_INS:
-            return STAND_INS[func](*args, **(kwargs or {}))
         try:
             return func(*args, **(kwargs or {}))
         except DataDependentOutputException:

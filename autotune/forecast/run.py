@@ -79,10 +79,10 @@ class Forecaster:
         _refuse_translated(bench.workload.model)
         self.base_bytes = _base_bytes(bench) if rules is Rules.CPU else 0
         self.guesses: list[str] = []
-        from autotune.forecast import shapes, twin, world
+        from autotune.forecast import recall, shapes, twin
 
         self._bench, self._rules, self._accumulation_steps = bench, rules, accumulation_steps
-        self._mode = world.new_mode()
+        self._mode = recall.RecallingMode()
         self._states = twin.OptimizerStates()
         self._lesson: Lesson | None = None
         self._is_watching = True  # for opaque operators, until a step showed that there is none

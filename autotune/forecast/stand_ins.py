@@ -1,13 +1,13 @@
 """Operators whose rule of shapes in torch refuses what runs with data, or takes long, and rules in their place.
 
-Needs torch. Each gives tensors of the shapes that the real operator returns.
+Needs torch. Each gives tensors of the shapes that the real operator returns, or `NotImplemented` where torch's own rule
+is to have its say.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -66,22 +66,22 @@ def _batch_norm_backward(
     return tuple(torch.empty_like(kind) if wanted else None for kind, wanted in zip(kinds, args[-1], strict=True))
 
 
-def _view(operator: Callable[..., Tensor], tensor: Tensor, sizes: Sequence[int]) -> Tensor:
+def _view(tensor: Tensor, sizes: Sequence[int]) -> Any:
     """The same memory in other sizes. torch's rule tries which dimensions join, which contiguous ones need not."""
     if not tensor.is_contiguous():
-        return operator(tensor, sizes)
+        return NotImplemented
     rest = tensor.numel() // max(1, math.prod(size for size in sizes if size >= 0))
     whole = [rest if size < 0 else size for size in sizes]
     if math.prod(whole) != tensor.numel():
-        return operator(tensor, sizes)  # which explains the error
+        return NotImplemented  # torch explains the error
     strides = [*accumulate(reversed(whole[1:]), lambda stride, size: stride * max(1, size), initial=1)]
     return tensor.as_strided(whole, strides[::-1][: len(whole)], tensor.storage_offset())
 
 
 STAND_INS: Mapping[Any, Callable[..., Any]] = {
     aten._grouped_mm.default: _grouped_mm,
-    aten.view.default: partial(_view, aten.view.default),
-    aten._unsafe_view.default: partial(_view, aten._unsafe_view.default),
+    aten.view.default: _view,
+    aten._unsafe_view.default: _view,
     aten.native_batch_norm.default: _batch_norm,
     aten.native_batch_norm_backward.default: _batch_norm_backward,
 }

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 import torch
 import torch.optim.optimizer as torch_optimizer
 import torch.utils._foreach_utils as foreach_utils
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor
 
 from autotune.forecast import libraries
 from autotune.forecast.guesses import Guesses
+from autotune.forecast.recall import RecallingMode
 from autotune.forecast.records import Rules
 from autotune.forecast.recurrence import quick_sequences
 
@@ -31,7 +32,7 @@ from autotune.forecast.recurrence import quick_sequences
 class World:
     """The mode that tensors without data belong to, the device they are on, and what was guessed so far."""
 
-    mode: FakeTensorMode
+    mode: RecallingMode
     device: str
     guesses: list[str]
 
@@ -42,21 +43,13 @@ class World:
         return self.mode.fake_tensor_converter.from_real_tensor(self.mode, tensor)
 
 
-def new_mode() -> FakeTensorMode:
-    """The mode of one or several worlds; tensors of one mode cannot meet those of another.
-
-    It takes real tensors too, since a user's step may hold some that nobody knows of: a mask, a second model.
-    """
-    return FakeTensorMode(allow_non_fake_inputs=True)
-
-
 def is_native(rules: Rules, device: str) -> bool:
     """True where the rules are those of a device that is here, and that the workload is on."""
     return rules is Rules.CPU or (torch.cuda.is_available() and device.startswith("cuda"))
 
 
 @contextmanager
-def fake_world(rules: Rules, device: str | None = None, mode: FakeTensorMode | None = None) -> Iterator[World]:
+def fake_world(rules: Rules, device: str | None = None, mode: RecallingMode | None = None) -> Iterator[World]:
     """Run without data what runs inside.
 
     Args:
@@ -77,7 +70,7 @@ def fake_world(rules: Rules, device: str | None = None, mode: FakeTensorMode | N
             from autotune.forecast.emulation import cuda_on_cpu  # most forecasts need none of it
 
             guesses.notes = stack.enter_context(cuda_on_cpu())  # one list for both, in the order of the step
-        entered = stack.enter_context(mode or new_mode())
+        entered = stack.enter_context(mode or RecallingMode())
         stack.enter_context(libraries.noted(guesses.notes))
         stack.enter_context(guesses)
         yield World(mode=entered, device=wanted if native else "cpu", guesses=guesses.notes)

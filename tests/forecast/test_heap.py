@@ -70,7 +70,7 @@ def test_resident_bytes_are_never_fewer_than_the_live_ones(events):
 def test_chunks_in_use_are_aligned_and_do_not_overlap(events):
     heap = Heap()
     chunks = serve(heap, events)
-    placed = sorted((chunk.start, chunk.size) for chunk in chunks.values() if chunk.start is not None)
+    placed = sorted((start, size) for start, size in chunks.values() if start is not None)
     assert all(start + size <= following for (start, size), (following, _) in pairwise(placed))
     assert all((start + 16) % TENSOR_ALIGNMENT == 0 for start, _ in placed)
     assert all(start + size <= heap.top <= heap.end for start, size in placed)
@@ -104,21 +104,22 @@ def test_a_block_over_32_mib_that_no_hole_fits_is_given_back_at_once(events, siz
     heap = Heap()
     serve(heap, events)
     before = heap.resident_bytes
-    chunk = heap.memalign(size)
-    if chunk.start is None:
-        assert heap.resident_bytes - before == chunk.size < size + 2 * PAGE_BYTES
-        heap.free(chunk)
+    start, mapped = heap.memalign(size)
+    if start is None:
+        assert heap.resident_bytes - before == mapped < size + 2 * PAGE_BYTES
+        heap.free((start, mapped))
         assert heap.resident_bytes == before
 
 
 def test_freeing_a_mapped_block_moves_its_size_to_the_heap():
     heap = Heap(mmap_threshold=128 << 10)
-    first = heap.memalign(4 * MIB)
-    assert first.start is None
-    heap.free(first)
-    assert heap.mmap_threshold == first.size
-    assert heap.memalign(4 * MIB - PAGE_BYTES).start is not None
-    assert heap.memalign(5 * MIB).start is None
+    start, size = heap.memalign(4 * MIB)
+    assert start is None
+    heap.free((start, size))
+    assert heap.mmap_threshold == size
+    (below, _), (above, _) = heap.memalign(4 * MIB - PAGE_BYTES), heap.memalign(5 * MIB)
+    assert below is not None
+    assert above is None
 
 
 def test_the_threshold_does_not_rise_above_32_mib():
@@ -132,12 +133,12 @@ def test_the_threshold_does_not_rise_above_32_mib():
 def test_a_walled_in_hole_is_too_small_for_another_tensor_of_the_same_size():
     heap = Heap(mmap_threshold=9 * MIB)
     first = heap.memalign(8 * MIB)
-    wall = heap.malloc(4000)
+    wall, _ = heap.malloc(4000)
     heap.free(first)
-    second = heap.memalign(8 * MIB)
-    assert second.start > wall.start  # posix_memalign asks for more than it will use
-    smaller = heap.memalign(8 * MIB - 200)
-    assert smaller.start < wall.start
+    second, _ = heap.memalign(8 * MIB)
+    assert second > wall  # posix_memalign asks for more than it will use
+    smaller, _ = heap.memalign(8 * MIB - 200)
+    assert smaller < wall
 
 
 def test_a_hole_that_was_there_before_is_not_counted_again():

@@ -12,12 +12,11 @@ from typing import Any
 import pytest
 import torch
 from forecast_child import in_child, needs_bf16
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autotune.devices import linux_process
 from autotune.forecast.cpu_kernels import CPU_TRANSIENTS, CPU_UNTOUCHED, RESERVE_UNTOUCHED
-from autotune.forecast.guesses import Guesses
+from autotune.forecast.recall import RecallingMode
 from autotune.forecast.tracker import ByteTracker, Owner, Workspace
 
 aten = torch.ops.aten
@@ -174,7 +173,7 @@ def test_a_grouped_product_has_the_real_ones_shape_in_any_precision(
 ) -> None:
     left, right = torch.randn(a), torch.randn(b)
     real = aten._grouped_mm.default(left, right, offsets)
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode, Guesses():
+    with RecallingMode() as mode:
         fakes = [mode.from_tensor(t) for t in (left, right)]
         fake = aten._grouped_mm.default(*fakes, None if offsets is None else mode.from_tensor(offsets))
     assert fake.shape == real.shape

@@ -39,6 +39,7 @@ ELEMENT_BY_ELEMENT = (
     aten.sub.Tensor,
     aten.mul.Tensor,
     aten.div.Tensor,
+    aten.sqrt.default,
     aten.gelu_backward.default,
     aten.threshold_backward.default,
 )
@@ -73,7 +74,7 @@ class RecallingMode(FakeTensorMode):  # type: ignore[no-untyped-call]
         key = _key(func, args, kwargs) if hangs_on_layouts(func) else None
         if key is None:
             return self._run(func, types, args, kwargs)
-        if key not in self._recipes and (foretold := _alike(func, args)):
+        if key not in self._recipes and (foretold := _foretold(func, args)):
             self._recipes[key] = foretold
         if key not in self._recipes:
             out = self._run(func, types, args, kwargs)
@@ -116,7 +117,9 @@ def hangs_on_layouts(func: Any) -> bool:
     return not func._schema.is_mutable or func in FILLING or _is_pointwise_in_place(func)
 
 
+@cache
 def _is_pointwise_in_place(func: Any) -> bool:
+    """True for an operator that computes each element of its first argument anew, and returns it."""
     written = [argument.is_write for argument in func._schema.arguments]
     return torch.Tag.pointwise in func.tags and written[0] and not any(written[1:])
 
@@ -170,14 +173,22 @@ def _recipe_of_one(args: Args, kwargs: dict[str, Any], out: Any) -> Recipe | Non
     return partial(_view, place, (out.shape, out.stride(), out.storage_offset())) if is_plain else None
 
 
-def _alike(func: Any, args: Args) -> Recipe | None:
-    """How to make what comes of tensors that are laid out alike, without asking torch, which takes long to compare."""
-    tensors = [arg for arg in args if isinstance(arg, FakeTensor)] if func in ELEMENT_BY_ELEMENT else []
-    layouts = {(t.shape, t.stride(), t.dtype, t.fake_device) for t in tensors}
-    if len(layouts) != 1 or not tensors[0].is_floating_point():
+def _foretold(func: Any, args: Args) -> Recipe | None:
+    """How to make what is plain without asking torch even once, which takes it a millisecond."""
+    if func is aten.as_strided.default:
+        return partial(_view, 0, args[1:]) if len(args) == 4 else None
+    is_in_place = _is_pointwise_in_place(func)
+    if not is_in_place and func not in ELEMENT_BY_ELEMENT:
         return None
-    is_dense = tensors[0].is_contiguous() or tensors[0].is_contiguous(memory_format=torch.channels_last)
-    return partial(_new, *layouts.pop()) if is_dense else None
+    tensors = [arg for arg in args if isinstance(arg, FakeTensor)]
+    layouts = {(tensor.shape, tensor.stride(), tensor.dtype, tensor.fake_device) for tensor in tensors}
+    if len(layouts) != 1 or not tensors[0].is_floating_point() or not _is_dense(tensors[0]):
+        return None
+    return partial(_argument, 0) if is_in_place else partial(_new, *layouts.pop())
+
+
+def _is_dense(tensor: torch.Tensor) -> bool:
+    return tensor.is_contiguous() or tensor.is_contiguous(memory_format=torch.channels_last)
 
 
 def _shares_memory(value: Any, out: torch.Tensor) -> bool:

@@ -40,28 +40,32 @@ class Form:
     """How a final round is held.
 
     Attributes:
+        hold: holds one round.
         least: rounds that are held at least; a second process tells by how much the speed of one varies.
+        follows_trials: whether the trials were held as its rounds are, and count as the first.
         fresh_processes: new interpreters that these will ask for.
         room_bytes: the memory that all sizes together may need.
     """
 
     hold: Round
     least: int
+    follows_trials: bool
     fresh_processes: int
     room_bytes: float
 
     def rounds(
         self,
         executor: Executor,
-        batch_sizes: tuple[int, ...],
+        contest: Contest,
         spec: ProbeSpec,
         is_over: Callable[[], bool],
         warned: Callable[[str], None],
     ) -> Iterator[Contest]:
-        """All rounds so far, after each one, until it is decided who wins, or no more may be held."""
-        contest, left = None, batch_sizes
+        """A contest after each further round, until it is decided who wins, or no more may be held."""
+        held = len(contest.counted)
+        left = may_yet_win(contest, spec.tolerance, held) if held else contest.batch_sizes
         for number in range(MOST):
-            if is_over():
+            if len(left) == 1 or is_over():
                 return
             found = self.hold(executor, left, spec, number)
             if isinstance(found, str):
@@ -69,7 +73,7 @@ class Form:
                 return
             contest = merged(contest, found)
             yield contest
-            left = may_yet_win(contest, spec.tolerance, number + 1)
+            left = may_yet_win(contest, spec.tolerance, held + number + 1)
             if number + 1 >= self.least and is_decided(contest, spec.tolerance):
                 return
 
@@ -77,11 +81,11 @@ class Form:
 def form_of(opened: Opened) -> Form:
     """The form that suits where trials run."""
     if opened.forks:
-        return Form(_alone, least=2, fresh_processes=0, room_bytes=math.inf)
+        return Form(_alone, least=1, follows_trials=True, fresh_processes=0, room_bytes=math.inf)
     room_bytes = TOGETHER_SHARE * opened.free_bytes
     if opened.environment.device == "cpu":
-        return Form(_in_fresh_processes, least=2, fresh_processes=1, room_bytes=room_bytes)
-    return Form(_together, least=1, fresh_processes=0, room_bytes=room_bytes)
+        return Form(_in_fresh_processes, least=2, follows_trials=False, fresh_processes=1, room_bytes=room_bytes)
+    return Form(_together, least=1, follows_trials=False, fresh_processes=0, room_bytes=room_bytes)
 
 
 def _alone(executor: Executor, batch_sizes: tuple[int, ...], spec: ProbeSpec, number: int) -> Contest | str:

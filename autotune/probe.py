@@ -33,7 +33,7 @@ from autotune.guide import hint, measured_peaks, predicted_peak
 from autotune.listener import Listener
 from autotune.progress import Ahead, ahead
 from autotune.quality import base_batch_size, noise_of, quality, recommendation_of, training_now
-from autotune.recommend import contenders, recommend, speeds
+from autotune.recommend import begun, contenders, recommend, speeds
 from autotune.result import Recommendation, Result, Spent, StopReason, TargetAnswer
 from autotune.search import Ask, Hint, Limits, Phase, Search, Stop, bounds
 from autotune.spec import Objective, ProbeSpec
@@ -280,7 +280,8 @@ class Probe:
         began = time.monotonic()
         self._prepare_for_the_end(self._peak_bytes(names))
         self.listener.contest_started(names)
-        held = form.rounds(self.executor, names, self.spec, lambda: self._exhausted() is not None, self.listener.warned)
+        first = begun(self.trials, names, follows_trials=form.follows_trials)
+        held = form.rounds(self.executor, first, self.spec, lambda: self._exhausted() is not None, self.listener.warned)
         for contest in held:
             self.contest = contest
         seconds = self.spent.contest_seconds + time.monotonic() - began

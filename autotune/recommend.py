@@ -12,6 +12,8 @@ import math
 from collections.abc import Iterable
 from statistics import geometric_mean
 
+import msgspec
+
 from autotune.result import Recommendation
 from autotune.spec import Objective
 from autotune.stats import Ratio, median, median_interval, paired_ratio
@@ -133,13 +135,18 @@ def _around(middle: float, paired: Ratio) -> Ratio:
     return Ratio(middle, min(paired.low, middle), max(paired.high, middle))
 
 
-def merged(earlier: Contest | None, later: Contest) -> Contest:
+def begun(trials: Iterable[Trial], batch_sizes: tuple[int, ...], *, follows_trials: bool) -> Contest:
+    """A final round of which no round was held, or only the trials, where these count."""
+    longest = _longest(trials)
+    times = tuple(median(_times(longest[size])) for size in batch_sizes) if follows_trials else ()
+    return Contest(batch_sizes=batch_sizes, rounds=(), trials=times)
+
+
+def merged(earlier: Contest, later: Contest) -> Contest:
     """A final round continued by one between the same batch sizes, or some of them."""
-    if earlier is None:
-        return later
     rows = (dict(zip(later.batch_sizes, times, strict=True)) for times in later.rounds)
     more = tuple(tuple(map(row.get, earlier.batch_sizes)) for row in rows)
-    return Contest(batch_sizes=earlier.batch_sizes, rounds=earlier.rounds + more)
+    return msgspec.structs.replace(earlier, rounds=earlier.rounds + more)
 
 
 def may_yet_win(contest: Contest, tolerance: float, held: int) -> tuple[int, ...]:

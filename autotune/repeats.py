@@ -17,6 +17,7 @@ from itertools import chain, pairwise
 from autotune.recommend import DRIFT_BETWEEN_TRIALS
 from autotune.result import Result
 from autotune.stats import Ratio, median
+from autotune.trial import Contest
 
 PEAK_SPREAD = 0.15
 """How far the peaks of equal processes may come apart. With glibc's malloc those of an MLP at one batch size ranged
@@ -74,9 +75,14 @@ def series_of(result: Result) -> Series:
         runs[trial.batch_size].append(run)
         stalls.append(measured.conditions.cpu_stall_fraction or 0.0)
     contest = result.contest
-    columns = {size: contest.step_seconds(size) for size in contest.remaining} if contest and contest.rounds else {}
+    turns = {size: _turns(contest, size) for size in contest.remaining} if contest and contest.rounds else {}
     on_cpu = kind_of(result.environment.device) == "cpu"
-    return Series(dict(runs), columns, min(median(stalls), 1.0) if stalls and on_cpu else 0.0)
+    return Series(dict(runs), turns, min(median(stalls), 1.0) if stalls and on_cpu else 0.0)
+
+
+def _turns(contest: Contest, batch_size: int) -> tuple[float, ...]:
+    """What its rounds alone timed: a trial is no second process beside itself."""
+    return contest.step_seconds(batch_size)[len(contest.counted) - len(contest.rounds) :]
 
 
 # ---------------------------------------------------------------------- what equal things differ by

@@ -105,21 +105,28 @@ class Contest(Record, frozen=True):
     """Interleaved timings of several batch sizes, the cure for drift between trials.
 
     `rounds[i][j]` is the mean step time in seconds of `batch_sizes[j]` in round i; None where that size was so far
-    behind in the rounds before that it had left. Only numbers of the same round are compared.
+    behind in the rounds before that it had left. Only numbers of the same round are compared. `trials` are the median
+    step times of the trials before it, where these were held as a round is: then they count as the first.
     """
 
     batch_sizes: tuple[int, ...]
     rounds: tuple[tuple[float | None, ...], ...]
+    trials: tuple[float, ...] = ()
+
+    @property
+    def counted(self) -> tuple[tuple[float | None, ...], ...]:
+        """All rounds that count."""
+        return (self.trials, *self.rounds) if self.trials else self.rounds
 
     def step_seconds(self, batch_size: int) -> tuple[float, ...]:
-        """The mean step times of one of the batch sizes, in the rounds from the first to its last."""
+        """The step times of one of the batch sizes, in the rounds that count from the first to its last."""
         column = self.batch_sizes.index(batch_size)
-        return tuple(seconds for times in self.rounds if (seconds := times[column]) is not None)
+        return tuple(seconds for times in self.counted if (seconds := times[column]) is not None)
 
     @property
     def remaining(self) -> tuple[int, ...]:
         """The batch sizes that stayed to the end."""
-        return tuple(size for size in self.batch_sizes if len(self.step_seconds(size)) == len(self.rounds))
+        return tuple(size for size in self.batch_sizes if len(self.step_seconds(size)) == len(self.counted))
 
 
 class Feed(Record, frozen=True):

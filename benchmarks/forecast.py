@@ -186,15 +186,14 @@ def compare(case: Case, limit_bytes: int) -> Comparison:
     return row
 
 
-def forecast_again(row: Comparison, device: str, limit_bytes: int) -> Comparison:
-    """The row with a new forecast, and a new count of its tensors, beside the peaks that it has, where it has some."""
+def forecast_again(row: Comparison, parts: Sequence[str], device: str, limit_bytes: int) -> Comparison:
+    """The row with some parts done again, beside the peaks that it has, where it has some."""
     if not row.real_process_bytes:
         return row
     case = Case(architecture=row.architecture, precision=row.precision, batch_size=row.batch_size, device=device)
     try:
-        row = replace(row, **in_fresh_process("forecast", case, limit_bytes))
-        if case.rules is Rules.CPU:  # what kernels take inside themselves is counted by our own rules
-            row = replace(row, **in_fresh_process("track", case, limit_bytes))
+        for part in parts:
+            row = replace(row, **in_fresh_process(part, case, limit_bytes))
     except PartFailedError as error:
         return replace(row, failure=str(error))
     return row
@@ -334,7 +333,8 @@ def _record(cases: Sequence[Case], precision: str, options: argparse.Namespace, 
     elif options.forecast_again:
         names = {case.architecture for case in cases}
         rows = [row for row in _merged([options.forecast_again], precision) if row.architecture in names]
-        recording.record((forecast_again(row, options.device, limit_bytes) for row in rows), len(rows))
+        parts = ("forecast", "track") if options.count_again else ("forecast",)
+        recording.record((forecast_again(row, parts, options.device, limit_bytes) for row in rows), len(rows))
     else:
         recording.record((compare(case, limit_bytes) for case in cases), len(cases))
 
@@ -354,6 +354,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--merge", nargs="+", type=Path, help="run nothing: join the JSON files of earlier runs")
     parser.add_argument("--forecast-again", type=Path, help="the JSON file of an earlier run, whose peaks are kept")
+    parser.add_argument("--count-again", action="store_true", help="then count live tensors again, too, by new rules")
     parser.add_argument("--memory-limit", type=float, default=MEMORY_LIMIT_GIB, help="in GiB, for a whole process")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder to write to")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)

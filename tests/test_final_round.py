@@ -23,12 +23,13 @@ def form(executor: FakeExecutor, device: str = "cpu") -> Form:
 
 
 def held(
-    executor: FakeExecutor, device: str = "cpu", *, rounds_allowed: int = 100
+    executor: FakeExecutor, device: str = "cpu", *, trials: tuple[float, ...] = (), rounds_allowed: int = 100
 ) -> tuple[list[Contest], list[ContestRequest], list[str]]:
     """The contests after each round, what was asked for, and what was warned of."""
     warned: list[str] = []
     left = iter(range(rounds_allowed))
-    rounds = form(executor, device).rounds(executor, SIZES, SPEC, lambda: next(left, None) is None, warned.append)
+    begun = Contest(batch_sizes=SIZES, rounds=(), trials=trials)
+    rounds = form(executor, device).rounds(executor, begun, SPEC, lambda: next(left, None) is None, warned.append)
     contests = list(rounds)
     return contests, [it for it in executor.requests if isinstance(it, ContestRequest)], warned
 
@@ -45,27 +46,46 @@ def fails_at(number: int) -> FakeExecutor:
     return FakeExecutor(forks=True, events=event)
 
 
-def test_where_processes_are_cheap_each_size_has_one_in_each_round() -> None:
+ALIKE = (0.016, 0.032, 0.064)  # seconds, at one speed
+UNLIKE = (0.0175, 0.032, 0.064)  # the smallest 9% slower, and so on the other side of the mark than in an even round
+UNEVEN = (0.0213, 0.0388, 0.074)  # all nearer to each other than on the machine that `FakeExecutor` stands for
+
+
+def test_where_processes_are_cheap_the_trials_are_the_first_round_and_each_size_has_a_process_in_each_other() -> None:
     executor = FakeExecutor(forks=True, alpha_seconds=0.0)
-    contests, asked, _ = held(executor)
-    assert [request.batch_sizes for request in asked] == [(16,), (32,), (64,), (64,), (32,), (16,)]
+    contests, asked, _ = held(executor, trials=ALIKE)
+    assert [request.batch_sizes for request in asked] == [(16,), (32,), (64,)]
     assert not any(request.fresh_process for request in asked)
-    assert [len(contest.rounds) for contest in contests] == [1, 2]
+    assert [len(contest.rounds) for contest in contests] == [1]
     assert contests[-1].batch_sizes == SIZES
-    assert all(seconds == pytest.approx((0.016, 0.032, 0.064)) for seconds in contests[-1].rounds)
+    assert all(seconds == pytest.approx(ALIKE) for seconds in contests[-1].counted)
+
+
+def test_every_other_round_goes_backwards() -> None:
+    _, asked, _ = held(FakeExecutor(forks=True, alpha_seconds=0.0), trials=UNLIKE)
+    assert [request.batch_sizes for request in asked][:6] == [(16,), (32,), (64,), (64,), (32,), (16,)]
 
 
 def test_a_size_that_is_far_behind_leaves() -> None:
     """At 64 the machine is 1.14 times as fast as at 32, and 1.41 times as fast as at 16."""
     executor = FakeExecutor(forks=True)
-    contests, asked, _ = held(executor)
-    assert [request.batch_sizes for request in asked] == [(16,), (32,), (64,), (64,), (32,)]
+    contests, asked, _ = held(executor, trials=UNEVEN)
+    assert [request.batch_sizes for request in asked][:5] == [(16,), (32,), (64,), (64,), (32,)]
     final = contests[-1]
     assert final.batch_sizes == SIZES
     assert final.rounds[1][0] is None
     assert final.remaining == (32, 64)
-    assert final.step_seconds(16) == pytest.approx((0.026,))
-    assert final.step_seconds(64) == pytest.approx((0.074, 0.074))
+    assert final.step_seconds(16) == pytest.approx((0.0213, 0.026))
+    assert final.step_seconds(64)[:3] == pytest.approx((0.074, 0.074, 0.074))
+
+
+def test_a_size_that_was_far_behind_in_its_trial_is_not_timed_again() -> None:
+    _, asked, _ = held(FakeExecutor(forks=True), trials=(0.026, 0.042, 0.074))
+    assert {request.batch_sizes for request in asked} == {(32,), (64,)}
+
+
+def test_where_the_trials_leave_one_there_is_nothing_to_hold() -> None:
+    assert held(FakeExecutor(forks=True), trials=(0.026, 0.052, 0.064)) == ([], [], [])
 
 
 def test_else_sizes_share_a_process_and_on_a_processor_several_have_a_say() -> None:
@@ -81,12 +101,12 @@ def test_on_a_gpu_one_process_is_enough() -> None:
 
 
 def test_in_noise_there_are_more_rounds_but_not_for_ever() -> None:
-    contests, _, _ = held(FakeExecutor(forks=True, noise=0.4, alpha_seconds=0.0))
+    contests, _, _ = held(FakeExecutor(forks=True, noise=0.4, alpha_seconds=0.0, seed=4), trials=ALIKE)
     assert len(contests) == MOST
 
 
 def test_a_round_that_fails_leaves_the_rounds_before_it_and_says_so() -> None:
-    contests, asked, warned = held(fails_at(5))
+    contests, asked, warned = held(fails_at(5), trials=UNEVEN)
     assert len(asked) == 5
     assert [len(contest.rounds) for contest in contests] == [1]
     assert warned == ["The final round did not finish (it was ended by SIGKILL); what was timed before it decides."]

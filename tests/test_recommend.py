@@ -131,7 +131,6 @@ def test_in_very_much_noise_a_size_far_from_the_best_does_not_pass_for_a_tie() -
 def test_a_final_round_is_decided_once_each_interval_lies_on_one_side(second, decided: bool) -> None:
     contest = Contest(batch_sizes=(32, 64), rounds=tuple((1.0, time) for time in second))
     assert is_decided(contest, 0.05) is decided
-    assert merged(None, contest) == contest
     assert len(merged(contest, contest).rounds) == 2 * len(second)
 
 

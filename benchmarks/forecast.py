@@ -35,7 +35,7 @@ from autotune.forecast.records import Rules
 from autotune.spec import LiveWorkload, Precision, ProbeSpec
 from autotune.workloads.live import LiveParts
 from benchmarks.architectures import chosen
-from benchmarks.recording import RESULTS, Cells, Recording, Row, recorded
+from benchmarks.recording import RESULTS, Cells, Recording, Row, recorded, recorded_machine
 from benchmarks.steps import Order, life_peak_bytes, timed_steps
 from benchmarks.suite import MIB
 
@@ -333,6 +333,9 @@ def _record(cases: Sequence[Case], precision: str, options: argparse.Namespace, 
     elif options.forecast_again:
         names = {case.architecture for case in cases}
         rows = [row for row in _merged([options.forecast_again], precision) if row.architecture in names]
+        earlier = recorded_machine([options.forecast_again])
+        kept = f"{'peaks' if options.count_again else 'peaks and counts'} of {earlier['date']}"
+        recording = replace(recording, machine={**recording.machine, "kept": f"{kept}, {earlier['processor']}"})
         parts = ("forecast", "track") if options.count_again else ("forecast",)
         recording.record((forecast_again(row, parts, options.device, limit_bytes) for row in rows), len(rows))
     else:

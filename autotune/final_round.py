@@ -9,8 +9,8 @@ that take turns in one process only the largest pays. Measured on two cores: a s
 times the speed of 64 where they shared a process (four of them), and at 0.93 where each was alone, as in training; an
 LSTM at 32 alone at 615 to 1,355 samples/s, with 15,000 and 4,000 page faults in a step.
 So where processes cost little, each size has one of its own in each round, but for the sizes that are far behind by
-then. Where they cost seconds, sizes share one, and several have a say; on a GPU memory stays with the process, and one
-is enough.
+then; so each had in its trial, which counts as the first round. Where they cost seconds, sizes share one, and several
+have a say; on a GPU memory stays with the process, and one is enough.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from autotune.spec import ProbeSpec
 from autotune.stats import median
 from autotune.trial import Contest
 
-MOST = 3  # five cost half as much again, for answers 0.2% faster (simulated; docs/architecture.md)
+MOST = 3  # more cost half as much again, for answers 0.2% faster (simulated; docs/architecture.md)
 TOGETHER_SECONDS = 3.0  # for all sizes
 TOGETHER_SHARE = 0.8  # of the free memory, for all sizes
 ALONE_SECONDS = 0.3  # for each size, in each round

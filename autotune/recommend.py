@@ -103,7 +103,7 @@ def _peak_bytes(trial: Trial) -> int:
 
 
 def contest_speeds(contest: Contest) -> dict[int, float]:
-    """Samples/s of each contender in a final round of one round at least, as it decides and is shown.
+    """Samples/s of each contender in a final round of which a round counts, as it decides and is shown.
 
     That is the median of its speed as a share of its round's mean, times the median mean: what moves the machine from
     one round to the next cancels, and the figures agree with who has won. Medians of each size's own times do not.

@@ -134,7 +134,7 @@ def _tell(key: list[Any], values: Iterable[Any]) -> bool:
     """Append what matters about arguments; False where one may differ in more."""
     for value in values:
         kind = type(value)
-        if kind is FakeTensor and value.constant is None:
+        if kind is FakeTensor and _is_plain(value):
             key += (value.dtype, value.shape, value.stride(), value.storage_offset(), value.fake_device)
         elif kind in PLAIN_TYPES:
             key += (kind, value)  # 1 and 1.0 are equal
@@ -145,6 +145,12 @@ def _tell(key: list[Any], values: Iterable[Any]) -> bool:
         else:
             return False
     return True
+
+
+def _is_plain(tensor: FakeTensor) -> bool:
+    """True where a tensor's layout says all that matters: it has no value, is not sparse, and no copy awaits it."""
+    has_bits = tensor.dtype.is_complex or tensor.is_neg()  # "conjugate me", "negate me"
+    return tensor.constant is None and tensor.layout is torch.strided and not has_bits
 
 
 # How the results of such calls are made
@@ -161,16 +167,16 @@ def _recipe(args: Args, kwargs: dict[str, Any], out: Any) -> Recipe | None:
 def _recipe_of_one(args: Args, kwargs: dict[str, Any], out: Any) -> Recipe | None:
     if out is None:
         return _nothing
-    if type(out) is not FakeTensor or out.constant is not None or out.is_conj() or out.is_neg():
+    if type(out) is not FakeTensor or not _is_plain(out):
         return None
     place = next((place for place, arg in enumerate(args) if _shares_memory(arg, out)), None)
     if place is None:
-        is_own = not any(_shares_memory(value, out) for value in (*args, *kwargs.values()))
-        return partial(_new, out.shape, out.stride(), out.dtype, out.fake_device) if is_own and _is_whole(out) else None
+        is_own = _is_whole(out) and not any(_shares_memory(value, out) for value in kwargs.values())
+        return partial(_new, *_looks(out)) if is_own else None
     if args[place] is out:
         return partial(_argument, place)
-    is_plain = isinstance(args[place], FakeTensor) and args[place].dtype is out.dtype
-    return partial(_view, place, (out.shape, out.stride(), out.storage_offset())) if is_plain else None
+    is_of_one = isinstance(args[place], FakeTensor) and args[place].dtype is out.dtype
+    return partial(_view, place, (out.shape, out.stride(), out.storage_offset())) if is_of_one else None
 
 
 def _foretold(func: Any, args: Args) -> Recipe | None:
@@ -181,10 +187,14 @@ def _foretold(func: Any, args: Args) -> Recipe | None:
     if not is_in_place and func not in ELEMENT_BY_ELEMENT:
         return None
     tensors = [arg for arg in args if isinstance(arg, FakeTensor)]
-    layouts = {(tensor.shape, tensor.stride(), tensor.dtype, tensor.fake_device) for tensor in tensors}
-    if len(layouts) != 1 or not tensors[0].is_floating_point() or not _is_dense(tensors[0]):
+    looks = set(map(_looks, tensors))
+    if len(looks) != 1 or not tensors[0].is_floating_point() or not _is_dense(tensors[0]):
         return None
-    return partial(_argument, 0) if is_in_place else partial(_new, *layouts.pop())
+    return partial(_argument, 0) if is_in_place else partial(_new, *looks.pop())
+
+
+def _looks(tensor: FakeTensor) -> tuple[torch.Size, tuple[int, ...], torch.dtype, torch.device]:
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.fake_device
 
 
 def _is_dense(tensor: torch.Tensor) -> bool:

@@ -131,6 +131,22 @@ def test_a_shape_that_hangs_on_values_is_never_known() -> None:
                 tensor.nonzero()
 
 
+def test_a_copy_that_awaits_a_tensor_is_made() -> None:
+    with RecallingMode():
+        number = torch.ones(3, dtype=torch.complex64)
+        assert number.resolve_conj() is number
+        awaited = number.conj()
+        assert awaited.resolve_conj().untyped_storage()._cdata != awaited.untyped_storage()._cdata
+
+
+def test_a_sparse_gradient_has_no_layout_to_go_by() -> None:
+    with RecallingMode():
+        for _ in range(2):
+            weight = torch.ones(5, 3, requires_grad=True)
+            functional.embedding(torch.zeros(2, dtype=torch.long), weight, sparse=True).sum().backward()
+            assert weight.grad is not None and weight.grad.is_sparse
+
+
 def test_tensors_with_data_are_taken_as_they_are() -> None:
     real = torch.ones(3)
     with RecallingMode():

@@ -62,6 +62,7 @@ class Probe:
     trials: list[Trial] = field(default_factory=list)
     forecasted: Forecasted | None = None
     contest: Contest | None = None
+    left_behind: set[int] = field(default_factory=set)
     gradients: Gradients | None = None
     no_gradients: str = ""
     spent: Spent = field(default_factory=Spent)
@@ -128,7 +129,8 @@ class Probe:
             if self._exhausted() is not None or self._is_confirmed(size):
                 return self._exhausted() or stop
             ask = Ask(size, Phase.CONFIRM, "does the answer hold in a fresh process?")
-            self.contest = self.contest if self.ask_trial(ask, CONFIRM).accepted else None
+            if not self.ask_trial(ask, CONFIRM).accepted:
+                self._reopen_contest()
 
     def _search_to_its_end(self) -> StopReason:
         while isinstance(move := self._next_move(), Ask):
@@ -274,7 +276,7 @@ class Probe:
         Another speed that the run of the answer shows is no reason to hold it again; that it was refused is.
         """
         form = form_of(self.opened)
-        names = contenders(self.trials, self.spec.tolerance, form.room_bytes)
+        names = self._contenders(form.room_bytes)
         if not self._has_final_round or len(names) == 1 or self.contest is not None:
             return
         began = time.monotonic()
@@ -286,6 +288,18 @@ class Probe:
             self.contest = contest
         seconds = self.spent.contest_seconds + time.monotonic() - began
         self.spent = msgspec.structs.replace(self.spent, contest_seconds=seconds)
+
+    def _contenders(self, room_bytes: float) -> tuple[int, ...]:
+        """The sizes that may yet win; once the winner was refused, without those that were far behind it."""
+        near = [trial for trial in self.trials if trial.batch_size not in self.left_behind]
+        names = contenders(near, self.spec.tolerance, room_bytes) if self.left_behind else ()
+        return names if len(names) > 1 else contenders(self.trials, self.spec.tolerance, room_bytes)
+
+    def _reopen_contest(self) -> None:
+        """The winner was refused, so that another may win."""
+        if self.contest is not None:
+            self.left_behind |= {*self.contest.batch_sizes} - {*self.contest.remaining}
+        self.contest = None
 
     # ------------------------------------------------------------------ the model's side
 

@@ -17,7 +17,7 @@ from autotune.errors import (
     UsageError,
     WorkloadError,
 )
-from autotune.executors import Attempt, ContestRequest, TrialRequest
+from autotune.executors import Attempt, ContestRequest, Request, TrialRequest
 from autotune.executors.fake import FakeExecutor
 from autotune.listener import Silence
 from autotune.probe import Probe
@@ -80,6 +80,26 @@ def test_the_final_round_is_held_once_though_the_run_of_the_answer_shows_another
     assert result.contest is not None
     timed = sum(seconds is not None for row in result.contest.rounds for seconds in row)
     assert sum(isinstance(request, ContestRequest) for request in executor.requests) == timed
+
+
+def test_once_the_winner_was_refused_sizes_far_behind_it_do_not_compete_again() -> None:
+    """At 16 the machine is 0.71 times as fast as at 64, which is to win, and 0.81 times as fast as at 32."""
+    refused: list[int] = []
+
+    def refuse_the_first_answer(request: Request) -> Attempt | None:
+        if isinstance(request, TrialRequest) and request.fresh_process and not refused:
+            refused.append(request.batch_size)
+            evidence = Evidence(source="watchdog", text="it was over the budget")
+            return Attempt(outcome=Outcome.OUT_OF_MEMORY, evidence=evidence)
+        return None
+
+    executor = FakeExecutor(forks=True, events=refuse_the_first_answer)
+    result = probe(executor)
+    timed = [request.batch_sizes for request in executor.requests if isinstance(request, ContestRequest)]
+    assert refused == [64]
+    assert timed.count((32,)) > 1
+    assert (16,) not in timed
+    assert result.batch_size < 64
 
 
 def test_throughput_stops_at_the_plateau_and_recommends_the_smallest_near_the_best() -> None:

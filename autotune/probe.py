@@ -62,7 +62,6 @@ class Probe:
     trials: list[Trial] = field(default_factory=list)
     forecasted: Forecasted | None = None
     contest: Contest | None = None
-    left_behind: set[int] = field(default_factory=set)
     gradients: Gradients | None = None
     no_gradients: str = ""
     spent: Spent = field(default_factory=Spent)
@@ -129,8 +128,7 @@ class Probe:
             if self._exhausted() is not None or self._is_confirmed(size):
                 return self._exhausted() or stop
             ask = Ask(size, Phase.CONFIRM, "does the answer hold in a fresh process?")
-            if not self.ask_trial(ask, CONFIRM).accepted:
-                self._reopen_contest()
+            self.contest = self.contest if self.ask_trial(ask, CONFIRM).accepted else None
 
     def _search_to_its_end(self) -> StopReason:
         while isinstance(move := self._next_move(), Ask):
@@ -276,7 +274,7 @@ class Probe:
         Another speed that the run of the answer shows is no reason to hold it again; that it was refused is.
         """
         form = form_of(self.opened)
-        names = self._contenders(form.room_bytes)
+        names = contenders(self._standing(), self.spec.tolerance, form.room_bytes)
         if not self._has_final_round or len(names) == 1 or self.contest is not None:
             return
         began = time.monotonic()
@@ -288,18 +286,6 @@ class Probe:
             self.contest = contest
         seconds = self.spent.contest_seconds + time.monotonic() - began
         self.spent = msgspec.structs.replace(self.spent, contest_seconds=seconds)
-
-    def _contenders(self, room_bytes: float) -> tuple[int, ...]:
-        """The sizes that may yet win; once the winner was refused, without those that were far behind it."""
-        near = [trial for trial in self.trials if trial.batch_size not in self.left_behind]
-        names = contenders(near, self.spec.tolerance, room_bytes) if self.left_behind else ()
-        return names if len(names) > 1 else contenders(self.trials, self.spec.tolerance, room_bytes)
-
-    def _reopen_contest(self) -> None:
-        """The winner was refused, so that another may win."""
-        if self.contest is not None:
-            self.left_behind |= {*self.contest.batch_sizes} - {*self.contest.remaining}
-        self.contest = None
 
     # ------------------------------------------------------------------ the model's side
 
@@ -374,9 +360,14 @@ class Probe:
 
     # ------------------------------------------------------------------ answering
 
+    def _standing(self) -> list[Trial]:
+        """The trials below every size that was refused: what fitted once above one is no answer any more."""
+        _, high = bounds(self.search.told)
+        return [trial for trial in self.trials if high is None or trial.batch_size < high]
+
     def speeds(self) -> dict[int, float]:
         """Samples/s by accepted batch size, as `recommend.speeds` gives it."""
-        return speeds(self.trials)
+        return speeds(self._standing())
 
     def _is_confirmed(self, size: int) -> bool:
         return any(t.batch_size == size and t.fresh_process and t.accepted for t in self.trials)

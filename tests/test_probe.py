@@ -82,24 +82,24 @@ def test_the_final_round_is_held_once_though_the_run_of_the_answer_shows_another
     assert sum(isinstance(request, ContestRequest) for request in executor.requests) == timed
 
 
-def test_once_the_winner_was_refused_sizes_far_behind_it_do_not_compete_again() -> None:
-    """At 16 the machine is 0.71 times as fast as at 64, which is to win, and 0.81 times as fast as at 32."""
+@pytest.mark.parametrize("alpha_seconds", [0.008, 0.012, 0.02])
+def test_once_an_answer_was_refused_nothing_above_it_competes_or_is_recommended(alpha_seconds: float) -> None:
     refused: list[int] = []
+    timed: list[int] = []
 
     def refuse_the_first_answer(request: Request) -> Attempt | None:
+        if refused and isinstance(request, ContestRequest):
+            timed.extend(request.batch_sizes)
         if isinstance(request, TrialRequest) and request.fresh_process and not refused:
             refused.append(request.batch_size)
             evidence = Evidence(source="watchdog", text="it was over the budget")
             return Attempt(outcome=Outcome.OUT_OF_MEMORY, evidence=evidence)
         return None
 
-    executor = FakeExecutor(forks=True, events=refuse_the_first_answer)
-    result = probe(executor)
-    timed = [request.batch_sizes for request in executor.requests if isinstance(request, ContestRequest)]
-    assert refused == [64]
-    assert timed.count((32,)) > 1
-    assert (16,) not in timed
-    assert result.batch_size < 64
+    result = probe(FakeExecutor(forks=True, alpha_seconds=alpha_seconds, events=refuse_the_first_answer))
+    assert result.batch_size < refused[0]
+    assert timed and max(timed) < refused[0]
+    assert result.recommendation.fastest_batch_size < refused[0]
 
 
 def test_throughput_stops_at_the_plateau_and_recommends_the_smallest_near_the_best() -> None:

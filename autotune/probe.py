@@ -274,7 +274,7 @@ class Probe:
         Another speed that the run of the answer shows is no reason to hold it again; that it was refused is.
         """
         form = form_of(self.opened)
-        names = contenders(self._standing(), self.spec.tolerance, form.room_bytes)
+        names = contenders(self.trials, self.spec.tolerance, form.room_bytes)
         if not self._has_final_round or len(names) == 1 or self.contest is not None:
             return
         began = time.monotonic()
@@ -360,14 +360,9 @@ class Probe:
 
     # ------------------------------------------------------------------ answering
 
-    def _standing(self) -> list[Trial]:
-        """The trials below every size that was refused: what fitted once above one is no answer any more."""
-        _, high = bounds(self.search.told)
-        return [trial for trial in self.trials if high is None or trial.batch_size < high]
-
     def speeds(self) -> dict[int, float]:
         """Samples/s by accepted batch size, as `recommend.speeds` gives it."""
-        return speeds(self._standing())
+        return speeds(self.trials)
 
     def _is_confirmed(self, size: int) -> bool:
         return any(t.batch_size == size and t.fresh_process and t.accepted for t in self.trials)

@@ -54,19 +54,31 @@ def _times(trial: Trial) -> tuple[float, ...]:
 
 
 def speeds(trials: Iterable[Trial]) -> dict[int, float]:
-    """Samples/s of each batch size that was accepted and never refused, from its longest series of steps."""
+    """Samples/s of each batch size that was accepted, and lies below all that were refused, from its longest series."""
     return {size: throughput(trial) for size, trial in _longest(trials).items()}
 
 
 def _longest(trials: Iterable[Trial]) -> dict[int, Trial]:
-    """The trial with the most timed steps of each batch size that was never refused, ascending."""
+    """The trial with the most timed steps of each batch size that lies below all that were refused, ascending.
+
+    What fitted once above a refused size is no answer any more. A target is tried beside the search, so that its
+    refusal speaks of its own size alone.
+    """
     tried = [trial for trial in trials if trial.is_plain]
-    refused = {trial.batch_size for trial in tried if not trial.accepted}
+    refused = [trial for trial in tried if not trial.accepted]
+    fallen = {trial.batch_size for trial in refused}
+    end = min((_unsafe_from(trial) for trial in refused if trial.purpose != "target"), default=math.inf)
     longest: dict[int, Trial] = {}
     for trial in sorted(tried, key=lambda trial: len(_times(trial))):
-        if trial.batch_size not in refused and _times(trial):
+        if trial.batch_size < end and trial.batch_size not in fallen and _times(trial):
             longest[trial.batch_size] = trial
     return {size: longest[size] for size in sorted(longest)}
+
+
+def _unsafe_from(refused: Trial) -> int:
+    """From which batch size on a refusal speaks: its own, or a smaller one where the peaks that were seen say so."""
+    safe = refused.evidence.largest_safe if refused.evidence else None
+    return refused.batch_size if safe is None else safe + 1
 
 
 def contenders(trials: Iterable[Trial], tolerance: float, free_bytes: float = math.inf) -> tuple[int, ...]:

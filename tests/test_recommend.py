@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,6 +54,20 @@ def test_sizes_that_were_ever_refused_and_steps_of_a_plan_do_not_count() -> None
     refused_later = trial(16, [1.0], purpose="confirm", accepted=False)
     planned = trial(4, [1.0], purpose="plan", accumulation=8)
     assert speeds([trial(16, [1.0]), refused_later, planned, trial(8, [1.0])]) == {8: 8.0}
+
+
+def test_what_fitted_once_above_a_refused_size_does_not_count() -> None:
+    tried = [trial(size, [1.0]) for size in (8, 16, 24, 32)]
+    refused = trial(24, [1.0], purpose="confirm", accepted=False)
+    assert speeds([*tried, refused]) == {8: 8.0, 16: 16.0}
+    assert contenders([*tried, refused], 0.5) == (8, 16)
+    as_peaks_differ = Evidence(source="spread", text="may pass the budget", largest_safe=15)
+    assert speeds([*tried, msgspec.structs.replace(refused, evidence=as_peaks_differ)]) == {8: 8.0}
+
+
+def test_a_target_that_was_refused_says_nothing_of_larger_sizes() -> None:
+    refused = trial(24, [1.0], purpose="target", accepted=False)
+    assert speeds([trial(24, [1.0]), trial(32, [1.0]), refused]) == {32: 32.0}
 
 
 @given(throughputs)

@@ -62,9 +62,10 @@ class Form:
         warned: Callable[[str], None],
     ) -> Iterator[Contest]:
         """A contest after each further round, until it is decided who wins, or no more may be held."""
-        held = len(contest.counted)
-        left = may_yet_win(contest, spec.tolerance, held) if held else contest.batch_sizes
+        counted = len(contest.counted)
         for number in range(MOST):
+            held = counted + number
+            left = may_yet_win(contest, spec.tolerance, held) if held else contest.batch_sizes
             if len(left) == 1 or is_over():
                 return
             found = self.hold(executor, left, spec, number)
@@ -73,7 +74,6 @@ class Form:
                 return
             contest = merged(contest, found)
             yield contest
-            left = may_yet_win(contest, spec.tolerance, held + number + 1)
             if number + 1 >= self.least and is_decided(contest, spec.tolerance):
                 return
 

@@ -14,10 +14,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 
+import msgspec
+
 from autotune.recommend import DRIFT_BETWEEN_TRIALS
 from autotune.result import Result
 from autotune.stats import Ratio, median
-from autotune.trial import Contest
 
 PEAK_SPREAD = 0.15
 """How far the peaks of equal processes may come apart. With glibc's malloc those of an MLP at one batch size ranged
@@ -74,15 +75,10 @@ def series_of(result: Result) -> Series:
         run = Run((trial.purpose, trial.fresh_process), measured.step_seconds, measured.memory.peak_bytes)
         runs[trial.batch_size].append(run)
         stalls.append(measured.conditions.cpu_stall_fraction or 0.0)
-    contest = result.contest
-    turns = {size: _turns(contest, size) for size in contest.remaining} if contest and contest.rounds else {}
+    held = result.contest and msgspec.structs.replace(result.contest, trials=())  # a trial is no process beside itself
+    turns = {size: held.step_seconds(size) for size in held.remaining} if held and held.rounds else {}
     on_cpu = kind_of(result.environment.device) == "cpu"
     return Series(dict(runs), turns, min(median(stalls), 1.0) if stalls and on_cpu else 0.0)
-
-
-def _turns(contest: Contest, batch_size: int) -> tuple[float, ...]:
-    """What its rounds alone timed: a trial is no second process beside itself."""
-    return contest.step_seconds(batch_size)[len(contest.counted) - len(contest.rounds) :]
 
 
 # ---------------------------------------------------------------------- what equal things differ by

@@ -13,6 +13,7 @@ from functools import cache, partial
 from typing import Any
 
 import torch
+from torch._prims_common import compute_required_storage_length
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, in_kernel_invocation_manager
 
 from autotune.forecast.stand_ins import STAND_INS
@@ -74,14 +75,12 @@ class RecallingMode(FakeTensorMode):  # type: ignore[no-untyped-call]
         key = _key(func, args, kwargs) if hangs_on_layouts(func) else None
         if key is None:
             return self._run(func, types, args, kwargs)
-        if key not in self._recipes and (foretold := _foretold(func, args)):
-            self._recipes[key] = foretold
-        if key not in self._recipes:
-            out = self._run(func, types, args, kwargs)
-            self._recipes[key] = _recipe(args, kwargs, out)
-            return out
-        recipe = self._recipes[key]
-        return recipe(self, args) if recipe else self._run(func, types, args, kwargs)
+        if known := self._recipes.get(key):  # looked up once, since keys are long
+            return known(self, args)
+        recipe = _foretold(func, args)
+        out = recipe(self, args) if recipe else self._run(func, types, args, kwargs)
+        self._recipes[key] = recipe or _recipe(args, kwargs, out)
+        return out
 
     def _run(self, func: Any, types: Any, args: Args, kwargs: dict[str, Any]) -> Any:
         out = NotImplemented
@@ -209,8 +208,7 @@ def _shares_memory(value: Any, out: torch.Tensor) -> bool:
 
 def _is_whole(tensor: torch.Tensor) -> bool:
     """True where its memory begins with its first element and ends with its last."""
-    reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    whole_bytes = (reach + 1) * tensor.itemsize if tensor.numel() else 0
+    whole_bytes = compute_required_storage_length(tensor.shape, tensor.stride(), 0) * tensor.itemsize
     return not tensor.storage_offset() and tensor.untyped_storage().nbytes() == whole_bytes
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch._prims_common import compute_required_storage_length
 
 from autotune.workloads.batches import is_sequence, parts
 
@@ -179,6 +180,6 @@ def _from_numbers(layout: Layout, numbers: list[int]) -> Layout:
     storage_bytes, offset, *rest = numbers
     dimensions = len(layout.sizes)
     sizes, strides = tuple(rest[:dimensions]), tuple(rest[dimensions:])
-    extent = offset + 1 + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
-    needed_bytes = extent * layout.dtype.itemsize  # of a matrix over pairs of samples, no straight line
-    return layout._replace(storage_bytes=max(storage_bytes, needed_bytes), offset=offset, sizes=sizes, strides=strides)
+    needed_bytes = compute_required_storage_length(sizes, strides, offset) * layout.dtype.itemsize
+    storage_bytes = max(storage_bytes, needed_bytes)  # of a matrix over pairs of samples, no straight line
+    return layout._replace(storage_bytes=storage_bytes, offset=offset, sizes=sizes, strides=strides)

@@ -12,7 +12,10 @@ from autotune.spec import Objective, ProbeSpec
 from autotune.trial import Trial
 
 EDGE_CONFIRMATIONS = {True: 3, False: 2}  # processes, by whether one costs no more than a fork; the last is always new
-EDGE_RESOLUTION = 0.05  # where the largest batch size is not the answer, its neighbourhood is enough
+EDGE_RESOLUTION = 0.1
+"""Where the largest batch size is not the answer, its neighbourhood is enough: its peaks differ by several per cent, and to
+come twice as near cost 9 to 27% more in samples run (simulated: peaks that deviate by 0 and 2%, forecasts off by up to
+2, 6 and 15%, or none)."""
 
 
 def search_limits(spec: ProbeSpec, opened: Opened) -> Limits:
@@ -35,7 +38,7 @@ def search_limits(spec: ProbeSpec, opened: Opened) -> Limits:
 def tellings(trial: Trial, multiple_of: int) -> list[Told]:
     """What the search needs to know of a trial.
 
-    A confirmation that was refused, as peaks differ, also says where they no longer pass the budget: what lies above
+    One that was refused, as peaks differ, also says where they no longer pass the budget: what lies above
     is refused with it, or else the search would step back through it one by one.
     """
     phase = Phase(trial.purpose) if trial.purpose != "target" else Phase.BISECT

@@ -11,7 +11,8 @@ No I/O, no clock, no torch. The rules:
   the edge and its successor. A forecast may be wrong, so a guess is followed only where even the worst answer to it
   leaves the search within `SLACK` questions of what it would have asked without.
 - Confirm: run the largest accepted again, as often as asked. A refusal counts: the size is then refused, and
-  the search steps back to what is left below it; at once to what the peaks show to be safe, where they do.
+  the search steps back to what is left below it.
+- Step back: where any refusal says up to which size peaks leave room as they differ, confirm that one at once.
 
 What holds, whatever the answers: every size asked for is a multiple of `multiple_of` between the smallest
 and the cap; nothing at or above a refused size is asked for; an accepted size is asked for again only to
@@ -191,13 +192,16 @@ def _is_affordable(guess: int, told: Sequence[Told], limits: Limits) -> bool:
 
 
 def _asked_of_this_edge(told: Sequence[Told]) -> int:
-    """How many questions were asked since a confirmation last moved the edge; the search then steps back to another."""
+    """How many questions were asked since the spread of peaks or a confirmation last moved the edge.
+
+    The search then steps back to another edge, which a search without hints would have had to do, too.
+    """
     asked = 0
     for t in told:
-        if t.phase is not Phase.CONFIRM:
-            asked += 1
-        elif not t.accepted:
+        if t.is_inferred or (t.phase is Phase.CONFIRM and not t.accepted):
             asked = 0
+        elif t.phase is not Phase.CONFIRM:
+            asked += 1
     return asked
 
 

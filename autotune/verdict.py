@@ -17,7 +17,7 @@ import msgspec
 
 from autotune.forecast.curve import curve_of
 from autotune.forecast.records import Forecast
-from autotune.spec import ProbeSpec
+from autotune.spec import Objective, ProbeSpec
 from autotune.stats import quantile
 from autotune.trial import Evidence, Measurement, Outcome, Trial
 from autotune.units import format_bytes, format_seconds
@@ -25,6 +25,7 @@ from autotune.units import format_bytes, format_seconds
 LATENCY_QUANTILE = 0.95
 CAUTION = 2.0  # with two runs the largest deviation counts twice, with ten 1.2 times
 NEAR = 0.15  # memory is close to a straight line over so small a share of the batch size
+ENOUGH = 3  # peaks near a size that tell how far they differ, before any of them was repeated
 
 
 def judged(
@@ -44,17 +45,27 @@ def judged(
         return trial
     peak = measurement.memory.peak_bytes
     near = _near([*earlier, trial], trial.batch_size)
-    band = _band(near, forecast) if trial.purpose == "confirm" else None
+    must_leave_room = _must_leave_room(trial, spec, near)
+    band = _band(near, forecast) if must_leave_room else None
     if peak > budget_bytes:
         text = f"its peak of {format_bytes(peak)} is {format_bytes(peak - budget_bytes)} over the budget"
         return _refused(trial, "budget", text, band, budget_bytes)
     worst = peak
-    if trial.purpose == "confirm":
+    if must_leave_room:
         worst = band.highest(trial.batch_size) if band else max(p for size, p in near if size == trial.batch_size)
     if worst > budget_bytes:
         text = f"its peak of {format_bytes(peak)} may reach {format_bytes(worst)}, as runs near this size differ"
         return _refused(trial, "spread", text, band, budget_bytes)
     return _within_latency(trial, measurement, spec)
+
+
+def _must_leave_room(trial: Trial, spec: ProbeSpec, near: Sequence[tuple[int, int]]) -> bool:
+    """Whether it counts how far peaks differ: for what shall hold again, and, if that is the answer, on the way there.
+
+    Else the search would go to the last size that happens to fit, and be refused there by its first confirmation.
+    """
+    on_the_way = trial.purpose not in ("confirm", "plan", "target") and spec.objective is Objective.MEMORY
+    return trial.purpose == "confirm" or (on_the_way and len(near) >= ENOUGH)
 
 
 def _refused(

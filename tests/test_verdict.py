@@ -95,3 +95,22 @@ def test_a_trial_that_only_explores_says_nothing_of_safety() -> None:
     neighbours = [trial(10 * size, size=size) for size in (90, 92, 95)]
     verdict = judged(trial(1100, size=98), SPEC, 985, neighbours)
     assert verdict.evidence is not None and verdict.evidence.largest_safe is None
+
+
+MEMORY = ProbeSpec(workload=File(target="model.py"), objective=Objective.MEMORY)
+
+
+def test_where_the_largest_size_is_the_answer_any_trial_that_has_company_must_leave_room() -> None:
+    near = [trial(950, size=95), trial(985, size=97)]
+    verdict = judged(trial(980, size=98), MEMORY, 985, near)
+    assert not verdict.accepted and verdict.evidence is not None
+    assert verdict.evidence.source == "spread"
+    assert verdict.evidence.largest_safe is not None and verdict.evidence.largest_safe < 98
+    assert judged(trial(980, size=98), MEMORY, 985, near[1:]).accepted  # two peaks don't tell
+    assert judged(trial(980, size=98), SPEC, 985, near).accepted  # nor is it asked there
+    assert judged(trial(980, size=98, purpose="target"), MEMORY, 985, near).accepted
+
+
+def test_peaks_on_a_line_cost_the_largest_size_nothing() -> None:
+    near = [trial(10 * size, size=size) for size in (90, 95, 97, 99)]
+    assert judged(trial(980, size=98), MEMORY, 980, near).accepted

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from autotune.forecast.curve import Curve, corrected
+from autotune.forecast.curve import Curve, corrected, curve_of
+from autotune.forecast.records import Composition, Footprint, Forecast, Rules
 
 
 def test_between_points_a_line_and_beyond_them_the_last_line() -> None:
@@ -14,6 +17,48 @@ def test_between_points_a_line_and_beyond_them_the_last_line() -> None:
     assert curve.at(15) == 290
     assert curve.at(30) == 590
     assert Curve((4,), (7.0,)).at(100) == 7.0
+
+
+def test_beyond_points_that_chance_has_moved_the_line_is_taken_over_a_larger_share() -> None:
+    curve = Curve((50, 80, 99, 100), (500.0, 800.0, 1010.0, 1000.0), steady_over=0.2)
+    assert curve.at(200) == pytest.approx(2000)
+    assert curve.at(99.5) == 1005
+    assert Curve((99, 100), (1010.0, 1000.0), steady_over=0.2).at(102) == 980  # there is no more to go by
+
+
+def forecast_of(held: list[tuple[int, int]]) -> Forecast:
+    return Forecast(
+        rules=Rules.CPU,
+        footprints=tuple(
+            Footprint(
+                batch_size=size,
+                peak_bytes=held_bytes,
+                held_bytes=held_bytes,
+                composition=Composition(),
+                phase_peak_bytes={},
+                phase="forward",
+                operator="conv2d",
+                operators=1,
+                seconds=0.0,
+            )
+            for size, held_bytes in held
+        ),
+    )
+
+
+def test_a_heap_by_chance_lower_at_a_larger_size_does_not_turn_the_forecast_down() -> None:
+    """MiB of a U-Net. The line through the last two once put 144 samples at less than nothing."""
+    curve = curve_of(forecast_of([(1, 14), (64, 417), (65, 441), (71, 462), (72, 447), (74, 533), (76, 492)]))
+    assert [curve.at(size) for size in (71, 72)] == [454.5, 454.5]
+    assert 800 < curve.at(144) < 1100
+
+
+@given(held=st.lists(st.integers(0, 10**12), min_size=1, max_size=20), size=st.floats(0, 100))
+def test_a_forecast_never_falls_and_one_that_does_not_is_as_it_was(held: list[int], size: float) -> None:
+    curve = curve_of(forecast_of(list(enumerate(held, start=1))))
+    assert list(curve.values) == sorted(curve.values)
+    assert curve.at(size) <= curve.at(size + 1) + 1e-3
+    assert list(curve_of(forecast_of(list(enumerate(sorted(held), start=1)))).values) == sorted(held)
 
 
 def test_one_trial_corrects_by_a_constant_everywhere() -> None:

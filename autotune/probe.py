@@ -242,7 +242,9 @@ class Probe:
             fresh_process=request.fresh_process,
             forecast_bytes=predicted_peak(self._known_forecast, self.trials, request.batch_size),
         )
-        return judged(trial, self.spec, self.opened.budget_bytes, self.trials, self._known_forecast)
+        on_cpu = self.opened.environment.device == "cpu"  # a GPU's caching allocator does the same each time
+        budget_bytes = self.opened.budget_bytes
+        return judged(trial, self.spec, budget_bytes, self.trials, self._known_forecast, peaks_vary=on_cpu)
 
     def _ahead(self) -> Ahead:
         return ahead(self.search, self._hint(), self.trials, self.spec)

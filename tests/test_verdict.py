@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from autotune.spec import FileWorkload as File
 from autotune.spec import Objective, ProbeSpec
-from autotune.trial import Conditions, Measurement, Memory, Outcome, Trial
+from autotune.trial import Conditions, Evidence, Measurement, Memory, Outcome, Trial
 from autotune.verdict import has_diverged, judged
 
 SPEC = ProbeSpec(workload=File(target="model.py"))
@@ -114,3 +115,26 @@ def test_where_the_largest_size_is_the_answer_any_trial_that_has_company_must_le
 def test_peaks_on_a_line_cost_the_largest_size_nothing() -> None:
     near = [trial(10 * size, size=size) for size in (90, 95, 97, 99)]
     assert judged(trial(980, size=98), MEMORY, 980, near).accepted
+
+
+def ended(size: int, source="watchdog") -> Trial:
+    evidence = Evidence(source=source, text="memory reached the limit")
+    return msgspec.structs.replace(
+        trial(0, size=size), measurement=None, outcome=Outcome.OUT_OF_MEMORY, evidence=evidence
+    )
+
+
+def test_what_was_ended_above_the_line_says_how_far_peaks_differ() -> None:
+    """It passed 1,050 bytes at 97, where the line is at 970; of 4 runs the largest deviation counts 1.5 times."""
+    near = [trial(10 * size, size=size) for size in (90, 95)]
+    verdict = judged(ended(97), MEMORY, 1000, [*near, trial(940, size=94)])
+    assert verdict.outcome is Outcome.OUT_OF_MEMORY and verdict.evidence is not None
+    assert verdict.evidence.largest_safe == 88
+    refused_elsewhere = judged(ended(97, source="exception"), MEMORY, 1000, near)
+    assert refused_elsewhere.evidence is not None and refused_elsewhere.evidence.largest_safe is None
+
+
+def test_where_equal_processes_have_equal_peaks_the_budget_is_used_to_the_end() -> None:
+    near = [trial(950, size=95), trial(985, size=97)]
+    assert judged(trial(980, size=98, purpose="confirm"), MEMORY, 985, near, peaks_vary=False).accepted
+    assert not judged(trial(980, size=98, purpose="confirm"), MEMORY, 985, near).accepted

@@ -1,0 +1,99 @@
+"""How far the peaks of nearly one batch size differ, and so how high the next one may be. Pure.
+
+Needs the records of trials and the curve of a forecast. Equal processes differ by several per cent in what they hold
+at most, so one that fits says little of the next. A few runs of one size say little of how much its peak varies; those
+of its neighbours say the same of theirs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, linear_regression
+
+from autotune.executors import OVERRUN_FACTOR
+from autotune.forecast.curve import Peak, curve_of
+from autotune.forecast.records import Forecast
+from autotune.guide import measured_peaks
+from autotune.trial import Trial
+
+CAUTION = 2.0
+"""Of two runs the largest deviation counts twice, of ten 1.2 times: the highest of n runs is passed by the next with a
+chance of 1 in n + 1, so few are trusted less."""
+NEAR = 0.15  # memory is close to a straight line over so small a share of the batch size
+
+
+@dataclass(frozen=True)
+class Near:
+    """What the trials of nearly one size have shown.
+
+    Attributes:
+        measured: batch size and peak in bytes, of those that came to their end.
+        ended: batch sizes of those that the watchdog ended; their peak is not known, but passed `ended_bytes`.
+        ended_bytes: the budget and what a trial may pass it by.
+    """
+
+    measured: tuple[Peak, ...]
+    ended: tuple[int, ...]
+    ended_bytes: float
+
+    def __len__(self) -> int:
+        """How many trials there are."""
+        return len(self.measured) + len(self.ended)
+
+    def highest(self, batch_size: int) -> float:
+        """The highest peak that was measured at exactly this size, in bytes; 0 where there is none."""
+        return max((peak for size, peak in self.measured if size == batch_size), default=0.0)
+
+
+def near(trials: Sequence[Trial], batch_size: int, budget_bytes: int) -> Near:
+    """The trials of nearly a size."""
+    around = [t for t in trials if abs(t.batch_size - batch_size) <= NEAR * batch_size]
+    ended = [t.batch_size for t in around if t.is_plain and t.evidence and t.evidence.source == "watchdog"]
+    return Near(tuple(measured_peaks(around)), tuple(ended), OVERRUN_FACTOR * budget_bytes)
+
+
+@dataclass(frozen=True)
+class Band:
+    """Peaks of nearly one size, in bytes: their middle over the batch size, and how far above it to reckon with."""
+
+    middle: Callable[[int], float]
+    above_bytes: float
+
+    def highest(self, batch_size: int) -> int:
+        """The highest peak to reckon with at a size."""
+        return round(self.middle(batch_size) + self.above_bytes)
+
+    def largest_safe(self, batch_size: int, budget_bytes: int) -> int:
+        """The largest size below one that was refused whose highest peak is within the budget, as far as this tells."""
+        lowest = max(1, math.ceil((1 - NEAR) * batch_size))
+        return next((size for size in range(batch_size - 1, lowest, -1) if self.highest(size) <= budget_bytes), lowest)
+
+
+def band_of(near: Near, forecast: Forecast | None) -> Band | None:
+    """What these trials say together; None where they are too few for a line and a deviation from it.
+
+    Where peaks don't vary, the band is the line through them. A forecast gives the line its slope, which few trials
+    don't. Of one that was ended only this is known: how far it had come above the line by then.
+    """
+    middle = _middle(near.measured, forecast)
+    if middle is None:
+        return None
+    deviations = [peak - middle(size) for size, peak in near.measured]
+    unseen = [near.ended_bytes - middle(size) for size in near.ended]
+    known = [*deviations, *(deviation for deviation in unseen if deviation > 0)]
+    return Band(middle, (1 + CAUTION / len(known)) * max(*known, 0.0))
+
+
+def _middle(measured: Sequence[Peak], forecast: Forecast | None) -> Callable[[int], float] | None:
+    """The line through peaks, in bytes over the batch size."""
+    sizes = [size for size, _ in measured]
+    if forecast is not None and measured:
+        curve = curve_of(forecast)
+        missed = fmean(peak - curve.at(size) for size, peak in measured)
+        return lambda size: curve.at(size) + missed
+    if len(set(sizes)) < 3:
+        return None
+    slope, start = linear_regression(sizes, [peak for _, peak in measured])
+    return lambda size: start + slope * size

@@ -18,8 +18,9 @@ from autotune.executors import FeedRequest
 from autotune.trial import Feed, Feeding
 from autotune.workloads.batches import move
 
-ROUNDS = 2
+ROUNDS = 2  # where one of several numbers of workers is to be found; whether one waits for its data shows in one
 SECONDS = 0.5  # for each of a round's timings
+WARMUP_STEPS = 2
 MIN_STEPS = 3
 KEPT_BATCHES = 4
 PREFETCHED = 2  # batches that each worker makes ahead, torch's own default; so many are there when the first one is
@@ -32,10 +33,11 @@ def feed(bench: Bench, request: FeedRequest) -> Feeding:
         WorkloadError: the loader yields no batch.
     """
     kept = _first_batches(bench, request.batch_size)
-    _seconds_per_step(bench, cycle(kept), skipped=2)
+    for batch in islice(cycle(kept), WARMUP_STEPS):
+        _step(bench, batch)
     from_memory: list[float] = []
     fed: dict[int, list[float]] = {workers: [] for workers in request.num_workers}
-    for _ in range(ROUNDS):
+    for _ in range(ROUNDS if len(fed) > 1 else 1):
         from_memory.append(_seconds_per_step(bench, cycle(kept)))
         for workers, seconds in fed.items():
             with closing(_batches(bench, request.batch_size, workers)) as batches:

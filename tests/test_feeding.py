@@ -65,7 +65,7 @@ def test_a_slow_loader_is_seen_with_the_workers_that_the_caller_has(tmp_path: Pa
     assert result.feeding is not None
     (feed,) = result.feeding.feeds
     assert feed.num_workers == result.num_workers == 1
-    assert len({path.name for path in tmp_path.iterdir()}) >= 2  # a process of its own in each of two rounds
+    assert any(path.name.startswith("1-") for path in tmp_path.iterdir())  # read in a process of a loader with one
     assert feed.mean_seconds > 0.9 * 0.01 * result.batch_size  # it sleeps so long for each sample
     assert result.feeding.waiting_fraction(feed) > 0.1
     assert "data takes" in result.summary() and "--tune-workers" in result.summary()

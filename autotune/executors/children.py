@@ -37,6 +37,7 @@ from autotune.trial import Evidence, Outcome
 
 RESERVE_SHARE = 0.02  # of the machine's memory is left to it, whatever the budget says
 FORECAST_BYTES = 4 << 30  # what a forecast may hold; it allocates little, unless it goes astray
+IDLE_BYTES = 512 << 20  # more than an interpreter takes that has imported torch
 OPEN_SECONDS = 600.0  # building a workload may compile, or read much data
 
 
@@ -58,7 +59,7 @@ class ChildExecutor:
         self._extra_free_bytes = extra_free_bytes
         self._verbose = verbose
         self._worker: WorkerProcess | None = None
-        self._spares = Spares(lambda: self._begin(forks=False))
+        self._spares = Spares(self._started, lambda worker: self._begin(worker, forks=False))
         self._built: Built | None = None
         self._budget_bytes = 0
         self._dry = False
@@ -81,6 +82,8 @@ class ChildExecutor:
         self._dry = dry
         free_bytes = host.available_bytes() + self._extra_free_bytes
         self._budget_bytes = self._spec.budget.resolve(free_bytes)
+        if not dry and self._forks and self._room_bytes(self._budget_bytes) > IDLE_BYTES:
+            self._spares.warm()
         try:
             self._worker, self._built = self._start(self._forks)
         except StalledError:
@@ -110,8 +113,11 @@ class ChildExecutor:
     def _room_for_spares(self, needed_bytes: int) -> int:
         if self._worker is None or not self._on_cpu:
             return 0
-        left_bytes = host.available_bytes() - OVERRUN_FACTOR * needed_bytes - _reserve_bytes()
-        return max(0, int(left_bytes / max(host.private_bytes(self._worker.pid), 1)))
+        return max(0, int(self._room_bytes(needed_bytes) / max(host.private_bytes(self._worker.pid), 1)))
+
+    def _room_bytes(self, needed_bytes: int) -> float:
+        """What the machine has left beside a trial that needs so much."""
+        return host.available_bytes() - OVERRUN_FACTOR * needed_bytes - _reserve_bytes()
 
     def run(self, request: Request) -> Attempt:
         """Run a request in a child. See `Executor.run`."""
@@ -165,23 +171,25 @@ class ChildExecutor:
             worker.close()
 
     def _start(self, forks: bool, *, dry: bool = False) -> tuple[WorkerProcess, Built]:
-        worker = self._begin(forks, dry=dry)
+        worker = self._started()
+        self._begin(worker, forks, dry=dry)
         try:
             return worker, worker.built(self._watch(None))
         except BaseException:
             worker.close()
             raise
 
-    def _begin(self, forks: bool, *, dry: bool = False) -> WorkerProcess:
+    def _started(self) -> WorkerProcess:
         workload = self._spec.workload
-        worker = WorkerProcess(
+        return WorkerProcess(
             hide_gpus=self._spec.device == "cpu",
             verbose=self._verbose,
             environment=workload.environment if isinstance(workload, PickledWorkload) else {},
         )
+
+    def _begin(self, worker: WorkerProcess, forks: bool, *, dry: bool = False) -> None:
         smallest = self._built.workload.smallest_batch_size if self._built else None
         worker.begin(Job(spec=self._spec, forks=forks, smallest_batch_size=smallest, dry=self._dry or dry))
-        return worker
 
     def _watch(self, request: Request | None) -> Watch:
         """While a workload is built only the machine is guarded: its first trial tells what it lacks."""

@@ -16,13 +16,16 @@ from autotune.executors.worker_process import StalledError, WorkerProcess
 class Spares:
     """Workers in wait."""
 
-    def __init__(self, begin: Callable[[], WorkerProcess]) -> None:
+    def __init__(self, started: Callable[[], WorkerProcess], begin: Callable[[WorkerProcess], None]) -> None:
         """Start none yet.
 
         Args:
-            begin: start a worker, and don't wait until it has built its workload.
+            started: a worker that imports what it needs and then waits for its job.
+            begin: give a worker its job, and don't wait until it has built its workload.
         """
+        self._started = started
         self._begin = begin
+        self._idle: list[WorkerProcess] = []
         self._waiting: list[WorkerProcess] = []
         self._building: list[WorkerProcess] = []
 
@@ -30,10 +33,15 @@ class Spares:
         """How many there are."""
         return len(self._waiting)
 
+    def warm(self) -> None:
+        """Start one that has no job yet: what it imports takes as long as the rest, and no room for a workload."""
+        self._idle.append(self._started())
+
     def start(self, count: int) -> None:
-        """Start so many more side by side, and don't wait for them."""
+        """Have so many more build their workloads side by side, and don't wait for them."""
         for _ in range(count):
-            worker = self._begin()
+            worker = self._idle.pop() if self._idle else self._started()
+            self._begin(worker)
             self._waiting.append(worker)
             self._building.append(worker)
 
@@ -59,5 +67,6 @@ class Spares:
     def close(self) -> None:
         """End them all."""
         self._building.clear()
-        while self._waiting:
-            self._waiting.pop().close()
+        for workers in (self._idle, self._waiting):
+            while workers:
+                workers.pop().close()

@@ -177,20 +177,39 @@ def _interpreters() -> list[psutil.Process]:
     return [child for child in psutil.Process().children() if "autotune.worker" in child.cmdline()]
 
 
-def test_a_prepared_process_that_is_killed_costs_nothing_but_itself(tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_process_in_wait_that_is_killed_costs_nothing_but_itself(tmp_path: Path, at_once: bool) -> None:
+    """One waits for its job from the beginning; another is started when two are asked for."""
     path = tmp_path / "model.py"
     path.write_text(MODEL)
     with ChildExecutor(spec(FileWorkload(target=str(path)))) as executor:
         executor.open()
-        before = {child.pid for child in _interpreters()}
+        first, server = sorted(_interpreters(), key=lambda child: child.create_time())
+        if at_once:
+            _kill(first)
         executor.prepare(2, 1 << 30)
-        spares = [child for child in _interpreters() if child.pid not in before]
-        assert len(spares) == 2
-        spares[-1].kill()
-        spares[-1].wait()
+        waiting = [child for child in _interpreters() if child != server]
+        if not at_once:
+            assert len(waiting) == 2 and first in waiting
+            _kill(waiting[-1])
         fresh = TrialRequest(batch_size=4, effort=QUICK, fresh_process=True)
-        assert [executor.run(fresh).outcome for _ in spares] == [Outcome.FITS] * len(spares)
-    assert not any(spare.is_running() for spare in spares)
+        assert [executor.run(fresh).outcome for _ in range(2)] == [Outcome.FITS] * 2
+    assert not any(child.is_running() for child in (first, server, *waiting))
+
+
+def _kill(process: psutil.Process) -> None:
+    process.kill()
+    process.wait()
+
+
+def test_a_process_in_wait_that_is_never_needed_does_not_outlive_the_executor(tmp_path: Path) -> None:
+    path = tmp_path / "model.py"
+    path.write_text(MODEL)
+    with ChildExecutor(spec(FileWorkload(target=str(path)))) as executor:
+        executor.open()
+        started = _interpreters()
+        assert len(started) == 2
+    assert not any(child.is_running() for child in started)
 
 
 def test_nothing_is_prepared_where_a_trial_would_then_lack_memory(tmp_path: Path) -> None:

@@ -85,15 +85,15 @@ def band_of(near: Near, forecast: Forecast | None) -> Band | None:
     """What these trials say together; None where they are too few for a line and a deviation from it.
 
     Where peaks don't vary, the band is the line through them. A forecast gives the line its slope, which few trials
-    don't. Of one that was ended only this is known: how far it had come above the line by then.
+    don't. Of one that was ended only this is known: how far it had come above the line by then; where the line is far
+    from the budget, no spread but another limit ended it, or a jump.
     """
     middle = _middle(near.measured, forecast)
     if middle is None:
         return None
     measured = [peak - middle(size) for size, peak in near.measured]
-    ended = [passed - middle(size) for size, passed in near.ended]
-    deviations = [*measured, *(deviation for deviation in ended if deviation > 0)]
-    return Band(middle, _room_bytes(deviations))
+    ended = [passed - middle(size) for size, passed in near.ended if 1 - NEAR <= middle(size) / passed < 1]
+    return Band(middle, _room_bytes([*measured, *ended]))
 
 
 def _room_bytes(deviations: Sequence[float]) -> float:

@@ -138,3 +138,9 @@ def test_where_equal_processes_have_equal_peaks_the_budget_is_used_to_the_end() 
     near = [trial(950, size=95), trial(985, size=97)]
     assert judged(trial(980, size=98, purpose="confirm"), MEMORY, 985, near, peaks_vary=False).accepted
     assert not judged(trial(980, size=98, purpose="confirm"), MEMORY, 985, near).accepted
+
+
+def test_what_was_ended_where_the_line_is_far_below_the_budget_says_nothing_of_spread() -> None:
+    near = [trial(10 * size, size=size) for size in (90, 95)]
+    verdict = judged(trial(940, size=94, purpose="confirm"), SPEC, 8000, [*near, ended(97)])
+    assert verdict.accepted

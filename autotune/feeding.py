@@ -33,8 +33,7 @@ def feed(bench: Bench, request: FeedRequest) -> Feeding:
         WorkloadError: the loader yields no batch.
     """
     kept = _first_batches(bench, request.batch_size)
-    for batch in islice(cycle(kept), WARMUP_STEPS):
-        _step(bench, batch)
+    _run_steps(bench, islice(cycle(kept), WARMUP_STEPS))
     from_memory: list[float] = []
     fed: dict[int, list[float]] = {workers: [] for workers in request.num_workers}
     for _ in range(ROUNDS if len(fed) > 1 else 1):
@@ -72,8 +71,7 @@ def _batches(bench: Bench, batch_size: int, num_workers: int) -> Generator[Any]:
 
 def _seconds_per_step(bench: Bench, batches: Iterator[Any], skipped: int = 0) -> float:
     """The mean over a while; the steps skipped use up what was made ahead, which a long training has not."""
-    for batch in islice(batches, skipped):
-        _step(bench, batch)
+    _run_steps(bench, islice(batches, skipped))
     bench.device.synchronize()
     steps, began = 0, time.perf_counter()
     while steps < MIN_STEPS or time.perf_counter() < began + SECONDS:
@@ -81,6 +79,11 @@ def _seconds_per_step(bench: Bench, batches: Iterator[Any], skipped: int = 0) ->
         steps += 1
     bench.device.synchronize()
     return (time.perf_counter() - began) / steps
+
+
+def _run_steps(bench: Bench, batches: Iterator[Any]) -> None:
+    for batch in batches:
+        _step(bench, batch)
 
 
 def _step(bench: Bench, batch: Any) -> None:

@@ -31,13 +31,13 @@ def hint(forecast: Forecast | None, trials: Sequence[Trial], budget_bytes: int) 
     if forecast is None or not peaks:
         return None
     prediction = corrected(curve_of(forecast), peaks)
-    ended_bytes = OVERRUN_FACTOR * budget_bytes
-    unmeasured = [(size, ended_bytes) for size in _ended(trials) if prediction.at(size) < ended_bytes]
+    ended, ended_bytes = [t.batch_size for t in trials if was_ended(t)], OVERRUN_FACTOR * budget_bytes
+    unmeasured = [(size, ended_bytes) for size in ended if prediction.at(size) < ended_bytes]
     prediction = corrected(curve_of(forecast), [*peaks, *unmeasured])
     edge = prediction.edge(budget_bytes)
     return Hint(edge, is_close=prediction.is_close_to(edge))
 
 
-def _ended(trials: Sequence[Trial]) -> list[int]:
-    """Batch sizes that were ended for memory before their peak was seen: it had passed the budget by the overrun."""
-    return [t.batch_size for t in trials if t.is_plain and t.outcome is Outcome.OUT_OF_MEMORY and not t.measurement]
+def was_ended(trial: Trial) -> bool:
+    """True where a trial was ended for memory before its peak was seen: its size did not fit."""
+    return trial.is_plain and trial.outcome is Outcome.OUT_OF_MEMORY and trial.measurement is None

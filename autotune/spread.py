@@ -15,8 +15,8 @@ from statistics import fmean, linear_regression
 from autotune.executors import OVERRUN_FACTOR
 from autotune.forecast.curve import Peak, curve_of
 from autotune.forecast.records import Forecast
-from autotune.guide import measured_peaks
-from autotune.trial import Outcome, Trial
+from autotune.guide import measured_peaks, was_ended
+from autotune.trial import Trial
 
 DEVIATIONS = 1.3
 CAUTION = 2.0
@@ -50,12 +50,8 @@ class Near:
 def near(trials: Sequence[Trial], batch_size: int, budget_bytes: int) -> Near:
     """The trials of nearly a size."""
     around = [t for t in trials if abs(t.batch_size - batch_size) <= NEAR * batch_size]
-    ended = [(t.batch_size, _passed_bytes(t, budget_bytes)) for t in around if _was_ended(t)]
+    ended = [(t.batch_size, _passed_bytes(t, budget_bytes)) for t in around if was_ended(t)]
     return Near(tuple(measured_peaks(around)), tuple(ended))
-
-
-def _was_ended(trial: Trial) -> bool:
-    return trial.is_plain and trial.outcome is Outcome.OUT_OF_MEMORY and trial.measurement is None
 
 
 def _passed_bytes(trial: Trial, budget_bytes: int) -> float:

@@ -91,6 +91,7 @@ class ChildExecutor:
             self._worker, self._built = self._start(forks=False)
         self._forks = self._built.forks
         if self._built.device != "cpu":
+            self._spares.close()  # none is used there
             free_bytes = self._built.free_bytes
             self._budget_bytes = self._spec.budget.resolve(free_bytes)
         return Opened(

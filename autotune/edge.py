@@ -1,13 +1,13 @@
-"""Where the search looks for the edge of memory, what each trial tells it, and what is known of the edge then. Pure."""
+"""Where the search looks for the edge of memory, and what is known of it in the end. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from autotune.executors import Opened
-from autotune.recommend import throughput, throughput_interval
+from autotune.recommend import telling
 from autotune.result import Edge, StopReason
-from autotune.search import Limits, Phase, Told, bounds
+from autotune.search import Limits, bounds
 from autotune.spec import Objective, ProbeSpec
 from autotune.trial import Trial
 
@@ -35,28 +35,10 @@ def search_limits(spec: ProbeSpec, opened: Opened) -> Limits:
     )
 
 
-def tellings(trial: Trial, multiple_of: int) -> list[Told]:
-    """What the search needs to know of a trial.
-
-    One that was refused, as peaks differ, also says where they no longer pass the budget: what lies above
-    is refused with it, or else the search would step back through it one by one.
-    """
-    phase = Phase(trial.purpose) if trial.purpose != "target" else Phase.BISECT
-    found = [Told(trial.batch_size, trial.accepted, phase=phase)]
-    if trial.measurement is not None:
-        speed, (_, highest_speed) = throughput(trial), throughput_interval(trial)
-        found = [Told(trial.batch_size, trial.accepted, speed, highest_speed, phase)]
-    if trial.evidence is not None and trial.evidence.largest_safe is not None:
-        unsafe = (trial.evidence.largest_safe // multiple_of + 1) * multiple_of
-        if unsafe < trial.batch_size:
-            found.append(Told(unsafe, accepted=False, phase=phase, is_inferred=True))
-    return found
-
-
 def edge_of(trials: Sequence[Trial], multiple_of: int) -> Edge:
     """The border between what fits and what does not, as far as the trials show it."""
     plain = [trial for trial in trials if trial.is_plain]
-    low, high = bounds([telling for trial in plain for telling in tellings(trial, multiple_of)])
+    low, high = bounds([telling(trial) for trial in plain], multiple_of)
     accepted, refused = ({t.batch_size for t in plain if t.accepted is flag} for flag in (True, False))
     return Edge(
         largest_fits=low or 0,

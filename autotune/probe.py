@@ -16,7 +16,7 @@ import msgspec
 
 from autotune.advice import advice
 from autotune.cautions import cautions
-from autotune.edge import edge_of, search_limits, tellings
+from autotune.edge import edge_of, search_limits
 from autotune.errors import NothingFitsError, NoTrialFinishedError, ResultFileError, UsageError, WorkloadError
 from autotune.executors import (
     Effort,
@@ -33,7 +33,7 @@ from autotune.guide import hint, measured_peaks, predicted_peak
 from autotune.listener import Listener
 from autotune.progress import Ahead, ahead
 from autotune.quality import base_batch_size, noise_of, quality, recommendation_of, training_now
-from autotune.recommend import begun, contenders, recommend, speeds
+from autotune.recommend import begun, contenders, recommend, speeds, telling
 from autotune.result import Recommendation, Result, Spent, StopReason, TargetAnswer
 from autotune.search import Ask, Hint, Limits, Phase, Search, Stop, bounds
 from autotune.spec import Objective, ProbeSpec
@@ -267,8 +267,7 @@ class Probe:
 
     def _tell(self, trial: Trial) -> None:
         if trial.purpose not in ("plan", "target") or (trial.purpose == "target" and trial.accepted):
-            for telling in tellings(trial, self.spec.multiple_of):
-                self.search.tell(telling)
+            self.search.tell(telling(trial))
 
     def _hold_contest(self) -> None:
         """Time the sizes that may yet win against each other, once, unless there is no question or no time.
@@ -370,7 +369,7 @@ class Probe:
         return any(t.batch_size == size and t.fresh_process and t.accepted for t in self.trials)
 
     def _recommendation(self) -> Recommendation:
-        low, _ = bounds(self.search.told)
+        low, _ = bounds(self.search.told, self.spec.multiple_of)
         speed = self.speeds()
         if self.spec.objective is Objective.TIME_TO_QUALITY:
             noise = noise_of(self.spec, self.gradients, self.no_gradients)

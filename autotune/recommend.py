@@ -15,6 +15,7 @@ from statistics import geometric_mean
 import msgspec
 
 from autotune.result import Recommendation
+from autotune.search import Phase, Told, bounds
 from autotune.spec import Objective
 from autotune.stats import Ratio, median, median_interval, paired_ratio
 from autotune.trial import Contest, Trial
@@ -53,6 +54,19 @@ def _times(trial: Trial) -> tuple[float, ...]:
     return trial.measurement.step_seconds if trial.measurement else ()
 
 
+def telling(trial: Trial) -> Told:
+    """What the search needs to know of a trial."""
+    measured = trial.measurement is not None
+    return Told(
+        trial.batch_size,
+        trial.accepted,
+        throughput(trial) if measured else 0.0,
+        throughput_interval(trial)[1] if measured else 0.0,
+        Phase(trial.purpose) if trial.purpose != "target" else Phase.BISECT,
+        trial.largest_safe,
+    )
+
+
 def speeds(trials: Iterable[Trial]) -> dict[int, float]:
     """Samples/s of each batch size that was accepted, and lies below all that were refused, from its longest series."""
     return {size: throughput(trial) for size, trial in _longest(trials).items()}
@@ -65,20 +79,14 @@ def _longest(trials: Iterable[Trial]) -> dict[int, Trial]:
     refusal speaks of its own size alone.
     """
     tried = [trial for trial in trials if trial.is_plain]
-    refused = [trial for trial in tried if not trial.accepted]
-    fallen = {trial.batch_size for trial in refused}
-    end = min((_unsafe_from(trial) for trial in refused if trial.purpose != "target"), default=math.inf)
+    fallen = {trial.batch_size for trial in tried if not trial.accepted}
+    _, high = bounds([telling(trial) for trial in tried if trial.accepted or trial.purpose != "target"])
+    end = math.inf if high is None else high
     longest: dict[int, Trial] = {}
     for trial in sorted(tried, key=lambda trial: len(_times(trial))):
         if trial.batch_size < end and trial.batch_size not in fallen and _times(trial):
             longest[trial.batch_size] = trial
     return {size: longest[size] for size in sorted(longest)}
-
-
-def _unsafe_from(refused: Trial) -> int:
-    """From which batch size on a refusal speaks: its own, or a smaller one where the peaks that were seen say so."""
-    safe = refused.evidence.largest_safe if refused.evidence else None
-    return refused.batch_size if safe is None else safe + 1
 
 
 def contenders(trials: Iterable[Trial], tolerance: float, free_bytes: float = math.inf) -> tuple[int, ...]:

@@ -12,7 +12,8 @@ No I/O, no clock, no torch. The rules:
   leaves the search within `SLACK` questions of what it would have asked without.
 - Confirm: run the largest accepted again, as often as asked. A refusal counts: the size is then refused, and
   the search steps back to what is left below it.
-- Step back: where any refusal says up to which size peaks leave room as they differ, confirm that one at once.
+- Step back: where any refusal says up to which size peaks leave room as they differ, confirm that one at once. Step up
+  again where its confirmations say that there is far more room; a few times at most.
 
 What holds, whatever the answers: every size asked for is a multiple of `multiple_of` between the smallest
 and the cap; nothing at or above a refused size is asked for; an accepted size is asked for again only to
@@ -36,6 +37,11 @@ SHORT_OF_EDGE = 0.05
 
 GUESSES = 3
 """What a good forecast usually needs: short of the edge, the edge, and its successor."""
+
+RAISE = 1.1
+MOST_RAISED = 2
+"""Of three peaks near a size one may lie far from the others, and put the largest safe size far too low. Where a
+confirmation there sees room for a tenth more, it is raised, so often; each time costs a trial."""
 
 SLACK = 2
 """How many questions more than plain doubling and bisection a forecast may cost at worst."""
@@ -104,8 +110,8 @@ class Stop:
 class Told:
     """What came of a batch size. `throughput_high` is the upper end of the interval, in samples/s.
 
-    `is_inferred` says that this size was not run: a larger one was refused, and this is the smallest that its peak,
-    with the spread of those near it, refuses too.
+    `largest_safe` is the largest size that leaves room for how far peaks differ, as far as was seen by now; None where
+    nothing is known of that.
     """
 
     batch_size: int
@@ -113,7 +119,7 @@ class Told:
     throughput: float = 0.0
     throughput_high: float = 0.0
     phase: Phase = Phase.GROW
-    is_inferred: bool = False
+    largest_safe: int | None = None
 
 
 @dataclass
@@ -140,7 +146,7 @@ PLATEAU_DOUBLINGS = 3  # one or two flat ones can be noise, or the last gentle r
 
 def next_move(told: Sequence[Told], limits: Limits) -> Ask | Stop:
     """The next question, from the whole history."""
-    low, high = bounds(told)
+    low, high = bounds(told, limits.multiple_of)
     smallest, largest = _reach(limits)
     if largest is not None and largest < smallest:
         return Stop(None)
@@ -157,7 +163,7 @@ def next_move(told: Sequence[Told], limits: Limits) -> Ask | Stop:
 
 def guided(move: Ask, hint: Hint, told: Sequence[Told], limits: Limits) -> Ask:
     """The guess that a hint suggests in place of a plain move, if that can cost little."""
-    low, high = bounds(told)
+    low, high = bounds(told, limits.multiple_of)
     if low is None or (high is None and limits.plateau_tolerance is not None and move.batch_size <= hint.edge):
         return move  # speeds are compared over doublings, up to where memory ends
     guess = _guess(hint, low, high, limits)
@@ -180,7 +186,7 @@ def _guess(hint: Hint, low: int, high: int | None, limits: Limits) -> int:
 
 def _is_affordable(guess: int, told: Sequence[Told], limits: Limits) -> bool:
     """Whether, wherever the edge may lie, the guess leaves the search near the cost of a plain one."""
-    low, high = bounds(told)
+    low, high = bounds(told, limits.multiple_of)
     low = low or 0
     asked = 1 + _asked_of_this_edge(told)
     start = _first(limits)
@@ -198,7 +204,7 @@ def _asked_of_this_edge(told: Sequence[Told]) -> int:
     """
     asked = 0
     for t in told:
-        if t.is_inferred or (t.phase is Phase.CONFIRM and not t.accepted):
+        if not t.accepted and (t.phase is Phase.CONFIRM or _says_less(t)):
             asked = 0
         elif t.phase is not Phase.CONFIRM:
             asked += 1
@@ -254,7 +260,7 @@ def most_left(told: Sequence[Told], limits: Limits, hint: Hint | None = None) ->
     No bound is known while sizes double towards an edge that may be anywhere; then a hint tells what to expect, and
     without one the answer is None.
     """
-    low, high = bounds(told)
+    low, high = bounds(told, limits.multiple_of)
     _, largest = _reach(limits)
     end = high if high is not None else largest
     confirmed = sum(t.batch_size == low and t.phase is Phase.CONFIRM for t in told)
@@ -284,11 +290,36 @@ def _most_to_the_edge(low: int | None, high: int | None, end: int, limits: Limit
     return max(_most_left(low, None, edge, limits) for edge in edges)
 
 
-def bounds(told: Sequence[Told]) -> tuple[int | None, int | None]:
-    """The largest size accepted below every refusal, and the smallest refused."""
-    high = min((t.batch_size for t in told if not t.accepted), default=None)
+def bounds(told: Sequence[Told], multiple_of: int = 1) -> tuple[int | None, int | None]:
+    """The largest size accepted below every refusal, and the smallest refused.
+
+    What lies above the largest that leaves room is refused too, or the search would step back through it one by one.
+    """
+    refused = [t.batch_size for t in told if not t.accepted]
+    safe = _largest_safe(told)
+    unsafe = [] if safe is None else [(safe // multiple_of + 1) * multiple_of]
+    high = min([*refused, *unsafe], default=None)
     accepted = [t.batch_size for t in told if t.accepted and (high is None or t.batch_size < high)]
     return max(accepted, default=None), high
+
+
+def _largest_safe(told: Sequence[Told]) -> int | None:
+    """The largest size that leaves room: as the latest refusal says, or a later confirmation that sees far more."""
+    safe, raised = None, 0
+    for t in told:
+        if t.largest_safe is None:
+            continue
+        if not t.accepted:
+            says = min(t.largest_safe, t.batch_size - 1)
+            safe = says if safe is None else min(safe, says)
+        elif safe is not None and t.phase is Phase.CONFIRM and raised < MOST_RAISED and t.largest_safe > RAISE * safe:
+            safe, raised = t.largest_safe, raised + 1
+    return safe
+
+
+def _says_less(refused: Told) -> bool:
+    """Whether a refusal speaks of smaller sizes than its own."""
+    return refused.largest_safe is not None and refused.largest_safe < refused.batch_size - 1
 
 
 def _reach(limits: Limits) -> tuple[int, int | None]:
@@ -335,7 +366,7 @@ def _bisect(low: int, high: int, limits: Limits) -> Ask:
 
 def _step_back(high: int, told: Sequence[Told], limits: Limits) -> Ask | None:
     """Confirm at once the largest size that the spread of peaks leaves room for: to bisect once more tells less."""
-    if not any(t.batch_size == high and t.is_inferred for t in told):
+    if any(t.batch_size == high and not t.accepted for t in told):
         return None
     return Ask(high - limits.multiple_of, Phase.CONFIRM, "the largest for which peaks that differ leave room")
 

@@ -18,11 +18,11 @@ from autotune.forecast.records import Forecast
 from autotune.guide import measured_peaks, was_ended
 from autotune.trial import Trial
 
-DEVIATIONS = 1.3
+DEVIATIONS = 1.6
 CAUTION = 2.0
-"""The room to leave is 1.3 standard deviations times 1 + 2/n, of n runs: 2.2 of them after three, 1.6 after ten. About
-there Student's t puts the next run in 9 of 10 cases: 1.89 · √(1 + 1/3) = 2.2 and 1.38 · √(1 + 1/10) = 1.5 deviations.
-That confirmations hold as well makes it 96 to 99 of 100 (simulated; docs/architecture.md)."""
+"""The room to leave is 1.6 standard deviations times 1 + 2/n, of n runs: 2.2 of them after five, 1.9 after ten. There
+Student's t puts the next run in 19 of 20 cases: 2.13 · √(1 + 1/5) = 2.3 and 1.83 · √(1 + 1/10) = 1.9 deviations. That
+confirmations hold as well makes it 98 to 99 of 100 (simulated; docs/architecture.md)."""
 NEAR = 0.2  # memory is close to a straight line over so small a share of the batch size
 
 
@@ -72,9 +72,10 @@ class Band:
         return round(self.middle(batch_size) + self.above_bytes)
 
     def largest_safe(self, batch_size: int, budget_bytes: int) -> int:
-        """The largest size below one that was refused whose highest peak is within the budget, as far as this tells."""
-        lowest = max(1, math.ceil((1 - NEAR) * batch_size))
-        return next((size for size in range(batch_size - 1, lowest, -1) if self.highest(size) <= budget_bytes), lowest)
+        """The largest size near one whose highest peak is within the budget; that below all of these where none is."""
+        lowest, highest = math.ceil((1 - NEAR) * batch_size), math.floor((1 + NEAR) * batch_size)
+        fitting = (size for size in range(highest, lowest, -1) if self.highest(size) <= budget_bytes)
+        return max(1, next(fitting, lowest))
 
 
 def band_of(near: Near, forecast: Forecast | None) -> Band | None:

@@ -39,14 +39,11 @@ class Evidence(Record, frozen=True):
 
     `source` names who noticed: the exception raised, the watchdog outside, the kernel, the comparison of
     the peak with the budget, the spread of repeated peaks, the latency limit, the exit status or the clock.
-    `largest_safe` is the largest batch size whose peaks, as far as they differ, stay within the budget; None where
-    nothing is known of that.
     """
 
     source: Literal["exception", "watchdog", "kernel", "budget", "spread", "latency", "exit", "clock"]
     text: str
     user_traceback: str = ""
-    largest_safe: int | None = None
 
 
 class Memory(Record, frozen=True):
@@ -208,7 +205,9 @@ class Curve(Record, frozen=True):
 class Trial(Record, frozen=True):
     """One measurement of one batch size: what was tried, why, and what became of it.
 
-    `forecast_bytes` is the peak that was predicted before it ran; None where there was no forecast.
+    `forecast_bytes` is the peak that was predicted before it ran; None where there was no forecast. `largest_safe` is
+    the largest batch size whose peaks stay within the budget as far as they differ, by this trial and those before it;
+    None where nothing is known of that.
     """
 
     number: int
@@ -221,6 +220,7 @@ class Trial(Record, frozen=True):
     evidence: Evidence | None = None
     fresh_process: bool = False
     forecast_bytes: int | None = None
+    largest_safe: int | None = None
 
     @property
     def fits(self) -> bool:

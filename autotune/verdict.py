@@ -45,19 +45,20 @@ def judged(
     around = near([*earlier, trial], trial.batch_size, budget_bytes)
     must_leave_room = peaks_vary and _must_leave_room(trial, spec, around)
     band = band_of(around, forecast) if must_leave_room else None
-    safe = None if band is None else band.largest_safe(trial.batch_size, budget_bytes)
+    if band is not None:
+        trial = msgspec.structs.replace(trial, largest_safe=band.largest_safe(trial.batch_size, budget_bytes))
     if trial.measurement is None or not trial.accepted:
-        return _with_safe(trial, safe)
+        return trial
     peak = trial.measurement.memory.peak_bytes
     if peak > budget_bytes:
         text = f"its peak of {format_bytes(peak)} is {format_bytes(peak - budget_bytes)} over the budget"
-        return _refused(trial, Evidence(source="budget", text=text, largest_safe=safe))
+        return _refused(trial, Evidence(source="budget", text=text))
     highest = peak
     if must_leave_room:
         highest = band.highest(trial.batch_size) if band else round(around.highest(trial.batch_size))
     if highest > budget_bytes:
         text = f"its peak of {format_bytes(peak)} may reach {format_bytes(highest)}, as runs near this size differ"
-        return _refused(trial, Evidence(source="spread", text=text, largest_safe=safe))
+        return _refused(trial, Evidence(source="spread", text=text))
     return _within_latency(trial, trial.measurement, spec)
 
 
@@ -72,13 +73,6 @@ def _must_leave_room(trial: Trial, spec: ProbeSpec, around: Near) -> bool:
 
 def _refused(trial: Trial, evidence: Evidence) -> Trial:
     return msgspec.structs.replace(trial, outcome=Outcome.OUT_OF_MEMORY, evidence=evidence)
-
-
-def _with_safe(trial: Trial, safe: int | None) -> Trial:
-    """A trial that was ended for memory, with what it and its neighbours say of smaller sizes."""
-    if trial.outcome is not Outcome.OUT_OF_MEMORY or trial.evidence is None or safe is None:
-        return trial
-    return msgspec.structs.replace(trial, evidence=msgspec.structs.replace(trial.evidence, largest_safe=safe))
 
 
 def _within_latency(trial: Trial, measurement: Measurement, spec: ProbeSpec) -> Trial:

@@ -32,7 +32,7 @@ from autotune.bench import build_bench, with_smallest, workload_facts
 from autotune.devices import linux_process as linux
 from autotune.devices import open_device
 from autotune.devices.cpu import CpuDevice
-from autotune.devices.heap_chance import scatter
+from autotune.devices.heap_chance import give_back, hold, scatter
 from autotune.devices.library_pages import Pages, populate, touched_file_pages
 from autotune.devices.signs import judge
 from autotune.errors import AutotuneError, DeviceError, UsageError, WorkloadError
@@ -76,6 +76,7 @@ class Server:
         self._channel = channel
         self._job = job
         self._pages: tuple[Pages, ...] = ()
+        self._held = hold() if job.forks else ()
         self._missing_bytes = 0
 
     def serve(self) -> None:
@@ -169,6 +170,7 @@ class Server:
         if isinstance(run.request, ForecastRequest):
             return self._forecast(run.request)
         if self._forks:
+            give_back(self._held)
             scatter()
         if bench.device.torch_device == "cpu":  # a reading of memory of its own for each trial
             bench = replace(bench, device=CpuDevice(self._missing_bytes))

@@ -176,8 +176,7 @@ def test_a_refused_confirmation_is_followed_by_one_of_the_size_that_the_peaks_le
         Told(64, True),
         Told(101, False, phase=Phase.BISECT),
         Told(100, True, phase=Phase.BISECT),
-        Told(100, False, phase=Phase.CONFIRM),
-        Told(91, False, phase=Phase.CONFIRM, is_inferred=True),
+        Told(100, False, phase=Phase.CONFIRM, largest_safe=90),
     ]
     limits = Limits(confirmations=2)
     move = next_move(told, limits)
@@ -186,3 +185,61 @@ def test_a_refused_confirmation_is_followed_by_one_of_the_size_that_the_peaks_le
     assert next_move(told, limits) == Ask(90, Phase.CONFIRM, "does it hold again? (2 of 2)")
     told[-1] = Told(90, False, phase=Phase.CONFIRM)
     assert next_move(told, limits) == Ask(77, Phase.BISECT, "between 64, which fits, and 90, which does not")
+
+
+def test_a_confirmation_that_sees_far_more_room_raises_the_edge_again_but_not_for_ever() -> None:
+    """Up to what was refused itself, and twice at most."""
+    told = [
+        Told(60, True),
+        Told(100, False, phase=Phase.BISECT, largest_safe=69),
+        Told(69, True, phase=Phase.CONFIRM, largest_safe=75),
+    ]
+    assert bounds(told) == (69, 70)  # not a tenth more
+    told[-1] = Told(69, True, phase=Phase.CONFIRM, largest_safe=82)
+    assert bounds(told) == (69, 83)
+    move = next_move(told, Limits(confirmations=2))
+    assert isinstance(move, Ask) and (move.batch_size, move.phase) == (82, Phase.CONFIRM)
+    assert bounds([*told, Told(82, True, phase=Phase.CONFIRM, largest_safe=120)]) == (82, 100)
+    lowered = [*told, Told(82, False, phase=Phase.CONFIRM, largest_safe=70)]
+    assert bounds(lowered) == (69, 71)
+    raised = [*lowered, Told(70, True, phase=Phase.CONFIRM, largest_safe=80)]
+    assert bounds(raised) == (70, 81)
+    assert bounds([*raised, Told(80, False, phase=Phase.CONFIRM, largest_safe=70)]) == (70, 71)
+    assert bounds(
+        [*raised, Told(75, False, largest_safe=71), Told(71, True, phase=Phase.CONFIRM, largest_safe=99)]
+    ) == (
+        71,
+        72,
+    )
+
+
+def test_room_that_nothing_was_refused_for_is_no_edge() -> None:
+    assert bounds([Told(64, True, phase=Phase.CONFIRM, largest_safe=70)]) == (64, None)
+
+
+@given(
+    edge=st.integers(1, 5000),
+    seed=st.integers(0, 10_000),
+    multiple_of=st.integers(1, 16),
+    largest=st.none() | st.integers(16, 5000),
+)
+def test_whatever_is_said_of_room_the_search_ends_below_all_that_was_refused(
+    edge: int, seed: int, multiple_of: int, largest: int | None
+) -> None:
+    chance = random.Random(seed)
+    search = Search(Limits(confirmations=3, multiple_of=multiple_of, largest=largest))
+    refused: set[int] = set()
+    for _ in range(500):
+        move = search.ask()
+        if isinstance(move, Stop):
+            break
+        size = move.batch_size
+        assert size % multiple_of == 0 and size <= (largest or math.inf) and size < min(refused, default=math.inf)
+        accepted = size <= edge * chance.uniform(0.8, 1)
+        says = chance.choice([None, round(size * chance.uniform(0.8, 1.2))])
+        if accepted and says is not None:
+            says = max(says, size)
+        refused |= set() if accepted else {size}
+        search.tell(Told(size, accepted, 1.0, 1.0, move.phase, says))
+    else:
+        raise AssertionError("the search does not end")

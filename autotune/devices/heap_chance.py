@@ -1,14 +1,17 @@
-"""What chance gives the heap of a new process, for a forked child, which else would have its parent's.
+"""The heap of a new process, for a forked child, which else would have its parent's, and less than that at hand.
 
 Needs a C library; where there is none that can be asked, it does nothing.
 
 Where a heap's blocks lie differs from process to process, and decides how large ones fall between them: peak memory and
 speed of equal processes differ by it. Forked children share their parent's draw. So a child takes some blocks that
-stay, at the cost of a fork, and each is then a draw of its own. Small blocks alone do not undo what the parent has:
-measured in MiB with one thread, a U-Net's new interpreters peaked at 701 to 768 (741 in the mean of ten, standard
-deviation 27), the children of one parent with up to 1,500 blocks of up to 1 KiB at 705 to 758 (728), those of another
-at 753 to 815 (773); with what is done here the children of four parents had means of 733 to 759, and 744 (23) together.
-Where some were given back at once, their room took up the small objects of the steps, and peaks were too low.
+stay, at the cost of a fork, and each is then a draw of its own. Where some were given back at once, their room took up
+the small objects of the steps, and peaks were too low.
+
+A fork also takes something. Python makes its locks anew in a child and leaves the old ones, so that some blocks of 32
+bytes are gone from those that malloc keeps at hand: the children of a worker had one of its five. What an aligned
+tensor leaves beside it is of about that size; where such a remainder goes to the blocks at hand, and not back to its
+neighbours, the room that the tensor leaves is too small for the next. So a child is given as many as malloc would keep.
+Both must not take from what is at hand of other sizes, and so no block of chance is that small.
 """
 
 from __future__ import annotations
@@ -17,12 +20,34 @@ import ctypes
 import random
 import sys
 
-MOST_BLOCKS = 40
-SMALLEST_BITS, LARGEST_BITS = 4, 18
-"""Blocks of 16 bytes to 256 KiB, each octave alike likely; half a MiB in the mean, where a heap has holes of 1.5 MiB
-when the first step begins. Of seven such pairs, with two to four parents of a U-Net each, five left these 43 to 45 MiB
-apart, and this one within what chance does to five draws. All six that an MLP was tried with left its children's peaks
-2 to 6% above those of interpreters (540 against 515)."""
+MOST_BLOCKS = 20
+SMALLEST_BITS, LARGEST_BITS = 11, 18
+"""Blocks of 2 to 256 KiB, each octave alike likely; half a MiB in the mean, where a heap has holes of 1.5 MiB when the
+first step begins. Measured with one thread, in MiB, mean and standard deviation: an MLP's new interpreters peaked at
+523 and 24 (40 draws), the children of six workers at 521 and 23 (36), and with blocks from 16 bytes up and nothing
+given back at 530 and 26 (50 of ten); a U-Net's at 749 and 15 (16) and its children at 748 and 20 (24 of six); a
+ResNet's at 567 and 12 (16) and its children at 576 and 14 (24 of four). With up to 40 blocks the children of the U-Net
+peaked at 760 (16 of four)."""
+
+LOCK_BYTES = 32  # of a lock of Python's up to 3.12: a sem_t on 64-bit Linux
+KEPT_AT_HAND = 7  # the default of glibc.malloc.tcache_count
+
+Held = tuple[int, ...]
+"""The addresses of blocks."""
+
+
+def hold() -> Held:
+    """Take small blocks, for children to give back; before the workload is built, so that its heap has no gaps."""
+    return _taken([LOCK_BYTES] * KEPT_AT_HAND)
+
+
+def give_back(held: Held) -> None:
+    """In a child: let go of the blocks that its parent held."""
+    if held:
+        free = ctypes.CDLL(None).free
+        free.restype, free.argtypes = None, (ctypes.c_void_p,)
+        for address in held:
+            free(address)
 
 
 def scatter(chance: random.Random | None = None) -> int:
@@ -34,12 +59,15 @@ def scatter(chance: random.Random | None = None) -> int:
     Returns:
         The bytes that they take, of which none is written to.
     """
-    if sys.platform != "linux":  # no process is forked elsewhere
-        return 0
     chance = chance or random.Random()
+    sizes = [int(2 ** chance.uniform(SMALLEST_BITS, LARGEST_BITS)) for _ in range(chance.randrange(MOST_BLOCKS))]
+    return sum(sizes[: len(_taken(sizes))])
+
+
+def _taken(sizes: list[int]) -> Held:
+    """Blocks of these sizes in bytes; none where no process is forked."""
+    if sys.platform != "linux":
+        return ()
     malloc = ctypes.CDLL(None).malloc
     malloc.restype, malloc.argtypes = ctypes.c_void_p, (ctypes.c_size_t,)
-    sizes = [int(2 ** chance.uniform(SMALLEST_BITS, LARGEST_BITS)) for _ in range(chance.randrange(MOST_BLOCKS))]
-    for size in sizes:
-        malloc(size)
-    return sum(sizes)
+    return tuple([malloc(size) for size in sizes])

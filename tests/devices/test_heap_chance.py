@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from autotune.devices.heap_chance import LARGEST_BITS, MOST_BLOCKS, scatter
+from autotune.devices.heap_chance import LARGEST_BITS, LOCK_BYTES, MOST_BLOCKS, Held, give_back, hold, scatter
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
 
@@ -30,14 +30,20 @@ def in_child(work: Callable[[], str]) -> str:
     return text
 
 
-def layout() -> str:
+def layout(sizes: tuple[int, ...] = BLOCKS_BYTES) -> str:
     """Where the C library puts a few blocks now."""
     import ctypes
 
     libc = ctypes.CDLL(None)
     libc.malloc.restype = ctypes.c_void_p
     libc.malloc.argtypes = (ctypes.c_size_t,)
-    return " ".join(str(libc.malloc(size)) for size in BLOCKS_BYTES)
+    return " ".join(str(libc.malloc(size)) for size in sizes)
+
+
+def next_locks(given_back: Held = ()) -> str:
+    """Where blocks of a lock's size would lie now."""
+    give_back(given_back)
+    return layout((LOCK_BYTES,) * 7)
 
 
 def scattered_layout(seed: int) -> str:
@@ -65,3 +71,21 @@ def test_the_callers_random_numbers_are_not_used_up() -> None:
     in_child(lambda: str(scatter()))
     scatter()
     assert random.getstate() == before
+
+
+def test_a_child_has_the_small_blocks_at_hand_that_it_is_given_back() -> None:
+    held = hold()
+    without, given = in_child(next_locks), in_child(lambda: next_locks(held))
+    assert not set(map(str, held)) & set(without.split())
+    assert len(set(map(str, held)) & set(given.split())) >= 3  # those of the seven that the fork had taken
+
+
+def test_blocks_of_chance_leave_small_ones_at_hand() -> None:
+    held = hold()
+
+    def after_chance() -> str:
+        give_back(held)
+        scatter()
+        return next_locks()
+
+    assert in_child(after_chance) == in_child(lambda: next_locks(held))

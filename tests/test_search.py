@@ -205,12 +205,8 @@ def test_a_confirmation_that_sees_far_more_room_raises_the_edge_again_but_not_fo
     raised = [*lowered, Told(70, True, phase=Phase.CONFIRM, largest_safe=80)]
     assert bounds(raised) == (70, 81)
     assert bounds([*raised, Told(80, False, phase=Phase.CONFIRM, largest_safe=70)]) == (70, 71)
-    assert bounds(
-        [*raised, Told(75, False, largest_safe=71), Told(71, True, phase=Phase.CONFIRM, largest_safe=99)]
-    ) == (
-        71,
-        72,
-    )
+    twice = [*raised, Told(75, False, largest_safe=71), Told(71, True, phase=Phase.CONFIRM, largest_safe=99)]
+    assert bounds(twice) == (71, 72)
 
 
 def test_room_that_nothing_was_refused_for_is_no_edge() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import psutil
@@ -173,8 +173,10 @@ def test_a_forecast_is_made_or_a_reason_given_and_trials_go_on(executor: Executo
     assert after.measurement is not None
 
 
-def _interpreters() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "autotune.worker" in child.cmdline()]
+def _interpreters(others: Collection[psutil.Process] = ()) -> list[psutil.Process]:
+    """The workers of this process, but for these, which another test may have."""
+    workers = [child for child in psutil.Process().children() if "autotune.worker" in child.cmdline()]
+    return [worker for worker in workers if worker not in others]
 
 
 @pytest.mark.parametrize("at_once", [True, False])
@@ -182,13 +184,14 @@ def test_a_process_in_wait_that_is_killed_costs_nothing_but_itself(tmp_path: Pat
     """One waits for its job from the beginning; another is started when two are asked for."""
     path = tmp_path / "model.py"
     path.write_text(MODEL)
+    others = _interpreters()
     with ChildExecutor(spec(FileWorkload(target=str(path)))) as executor:
         executor.open()
-        first, server = sorted(_interpreters(), key=lambda child: child.create_time())
+        first, server = sorted(_interpreters(others), key=lambda child: child.create_time())
         if at_once:
             _kill(first)
         executor.prepare(2, 1 << 30)
-        waiting = [child for child in _interpreters() if child != server]
+        waiting = _interpreters([*others, server])
         if not at_once:
             assert len(waiting) == 2 and first in waiting
             _kill(waiting[-1])
@@ -205,9 +208,10 @@ def _kill(process: psutil.Process) -> None:
 def test_a_process_in_wait_that_is_never_needed_does_not_outlive_the_executor(tmp_path: Path) -> None:
     path = tmp_path / "model.py"
     path.write_text(MODEL)
+    others = _interpreters()
     with ChildExecutor(spec(FileWorkload(target=str(path)))) as executor:
         executor.open()
-        started = _interpreters()
+        started = _interpreters(others)
         assert len(started) == 2
     assert not any(child.is_running() for child in started)
 

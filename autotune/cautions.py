@@ -16,6 +16,7 @@ CLIFF = 0.75  # throughput falls to this share of the step before, or less: more
 FAULTS_GREW = 4.0  # ... while page faults per step grew this many times more than the batch
 FAULT_SECONDS = 1e-6  # the least that a page fault costs, its page's zeroing included; 2.5e-6 in virtual machines
 FAULTS_COST = 0.03  # from this share of a step on, page faults are worth a word
+UNCACHED = "GLIBC_TUNABLES=glibc.malloc.tcache_count=0"  # no list of small blocks (the GNU C library's manual, 35.2)
 KEEPING = "MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184"  # mallopt(3): no mappings, no trimming below 16 GiB
 
 
@@ -26,6 +27,7 @@ def cautions(trials: Sequence[Trial], opened: Opened, batch_size: int, *, confir
         found.append("Trials ran in this process, so memory that it held before counts in their peaks.")
     if not confirmed:
         found.append("The recommended batch size was not confirmed in a fresh process: the probe ended before that.")
+    found += _about_spread(trials, opened)
     found += _about_conditions([t.measurement.conditions for t in trials if t.measurement])
     found += _about_retries(trials)
     plain = [t for t in trials if t.accepted and t.is_plain]
@@ -33,6 +35,22 @@ def cautions(trials: Sequence[Trial], opened: Opened, batch_size: int, *, confir
     if any(has_diverged(trial) for trial in trials):
         found.append("The loss became NaN or infinite: speed and memory hold all the same, but check the model.")
     return tuple(found)
+
+
+def _about_spread(trials: Sequence[Trial], opened: Opened) -> Iterable[str]:
+    """Where the edge of memory is blurred by how far peaks differ, say what makes them differ less."""
+    blurred = any(trial.evidence and trial.evidence.source == "spread" for trial in trials)
+    if blurred and _allocates_by_glibc(opened):
+        yield (
+            "Equal processes differ in their peak memory here, and the largest batch size leaves room for it. With "
+            f"{UNCACHED} in the environment of the training peaks are often lower and differ less; probe with the same."
+        )
+
+
+def _allocates_by_glibc(opened: Opened) -> bool:
+    """Whether memory comes from glibc's malloc as it is by default."""
+    environment = opened.environment
+    return environment.device == "cpu" and "glibc" in environment.platform and not environment.allocator_settings
 
 
 def _about_conditions(conditions: Sequence[Conditions]) -> Iterable[str]:
@@ -75,7 +93,7 @@ def _about_cliffs(trials: Sequence[Trial]) -> Iterable[str]:
 def _about_faults(trials: Sequence[Trial], opened: Opened) -> Iterable[str]:
     """Say where steps spend time on memory that they give back and take again, and how to keep it."""
     measured = [t.measurement for t in trials if t.measurement and t.measurement.step_seconds]
-    if not measured or opened.environment.device != "cpu" or "glibc" not in opened.environment.platform:
+    if not measured or not _allocates_by_glibc(opened):
         return
     faults = median([it.conditions.page_faults_per_step or 0.0 for it in measured])
     step_seconds = median([median(it.step_seconds) for it in measured])

@@ -239,7 +239,10 @@ class Trial(Record, frozen=True):
 
 
 class Environment(Record, frozen=True):
-    """Where a probe ran, complete enough to explain why another machine's figures differ."""
+    """Where a probe ran, complete enough to explain why another machine's figures differ.
+
+    `allocator_settings` are the environment's variables that say how memory is allocated, as in a shell.
+    """
 
     autotune_version: str
     python_version: str
@@ -257,6 +260,7 @@ class Environment(Record, frozen=True):
     driver_version: str | None = None
     runtime_version: str | None = None
     command_line: str = ""
+    allocator_settings: str = ""
 
 
 class Training(Record, frozen=True):

@@ -6,15 +6,15 @@ import msgspec
 import pytest
 from example_results import ENVIRONMENT, FACTS, fitting
 
-from autotune.cautions import KEEPING, cautions
+from autotune.cautions import KEEPING, UNCACHED, cautions
 from autotune.executors import Opened
-from autotune.trial import Conditions, Trial
+from autotune.trial import Conditions, Evidence, Outcome, Trial
 
 GLIBC = "Linux-6.1-x86_64-with-glibc2.36"
 
 
-def opened(platform: str = GLIBC, device: str = "cpu") -> Opened:
-    environment = msgspec.structs.replace(ENVIRONMENT, platform=platform, device=device)
+def opened(platform: str = GLIBC, device: str = "cpu", allocator: str = "") -> Opened:
+    environment = msgspec.structs.replace(ENVIRONMENT, platform=platform, device=device, allocator_settings=allocator)
     return Opened(workload=FACTS, environment=environment, budget_bytes=1, free_bytes=1, isolated=True)
 
 
@@ -38,8 +38,9 @@ def test_page_faults_that_cost_time_are_named_with_their_cure() -> None:
         (faulting(64, 15_000), opened(), 32),
         (faulting(32, 15_000), opened("macOS-15-arm64"), 32),
         (faulting(32, 15_000), opened(device="cuda:0"), 32),
+        (faulting(32, 15_000), opened(allocator=KEEPING), 32),
     ],
-    ids=["few", "few for a long step", "at another size", "another allocator", "a GPU"],
+    ids=["few", "few for a long step", "at another size", "another allocator", "a GPU", "with the cure"],
 )
 def test_others_are_not(trial: Trial, where: Opened, recommended: int) -> None:
     assert cautions([trial], where, recommended, confirmed=True) == ()
@@ -54,3 +55,14 @@ def test_a_cliff_is_explained_once() -> None:
 def test_an_answer_that_was_not_confirmed_says_so() -> None:
     (found,) = cautions([], opened(), 32, confirmed=False)
     assert "not confirmed" in found
+
+
+def test_peaks_that_blur_the_edge_are_named_with_what_makes_them_differ_less() -> None:
+    evidence = Evidence(source="spread", text="its peak may reach more")
+    refused = msgspec.structs.replace(fitting(1, 64, (0.1,) * 3, 300), outcome=Outcome.OUT_OF_MEMORY, evidence=evidence)
+    (found,) = cautions([refused], opened(), 32, confirmed=True)
+    assert found.startswith("Equal processes differ") and UNCACHED in found
+    assert cautions([refused], opened(allocator=UNCACHED), 32, confirmed=True) == ()
+    assert cautions([refused], opened(device="cuda:0"), 32, confirmed=True) == ()
+    over = msgspec.structs.replace(refused, evidence=Evidence(source="budget", text="over it"))
+    assert cautions([over], opened(), 32, confirmed=True) == ()

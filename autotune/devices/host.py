@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,15 @@ def facts() -> HostFacts:
         platform=platform.platform(),
         python_version=platform.python_version(),
     )
+
+
+_ALLOCATORS = ("GLIBC_TUNABLES", "LD_PRELOAD", "PYTHONMALLOC", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+
+
+def allocator_settings(environment: Mapping[str, str] = os.environ) -> str:
+    """What the environment says of how memory is allocated, as in a shell: peaks and speed depend on it."""
+    names = sorted(name for name in environment if name in _ALLOCATORS or name.startswith("MALLOC_"))
+    return " ".join(f"{name}={environment[name]}" for name in names)
 
 
 def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:

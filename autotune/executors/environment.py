@@ -28,4 +28,5 @@ def environment_of(built: Built) -> Environment:
         device_memory_bytes=None if on_cpu else built.total_bytes,
         driver_version=built.driver_version,
         runtime_version=built.runtime_version,
+        allocator_settings=host.allocator_settings(),
     )

@@ -218,6 +218,7 @@ def _software(result: Result) -> Iterator[tuple[str, str]]:
     yield "system", environment.platform
     yield "driver", environment.driver_version or ""
     yield "runtime", environment.runtime_version or ""
+    yield "allocator settings", environment.allocator_settings
     yield "Python", environment.python_version
     yield "torch", environment.torch_version
     yield "autotune", environment.autotune_version

@@ -78,3 +78,10 @@ def test_more_runnable_processes_than_cores_stall() -> None:
     assert before is not None
     assert after is not None
     assert after > before
+
+
+def test_what_the_environment_says_of_allocating_is_told_as_in_a_shell() -> None:
+    environment = {"PATH": "/bin", "MALLOC_ARENA_MAX": "2", "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
+    settings = "GLIBC_TUNABLES=glibc.malloc.tcache_count=0 MALLOC_ARENA_MAX=2"
+    assert host.allocator_settings(environment) == settings
+    assert host.allocator_settings({"PATH": "/bin"}) == ""

@@ -38,12 +38,12 @@ def cautions(trials: Sequence[Trial], opened: Opened, batch_size: int, *, confir
 
 
 def _about_spread(trials: Sequence[Trial], opened: Opened) -> Iterable[str]:
-    """Where the edge of memory is blurred by how far peaks differ, say what makes them differ less."""
+    """Where the edge of memory is blurred by how far peaks differ, name a setting with which they are often lower."""
     blurred = any(trial.evidence and trial.evidence.source == "spread" for trial in trials)
     if blurred and _allocates_by_glibc(opened):
         yield (
             "Equal processes differ in their peak memory here, and the largest batch size leaves room for it. With "
-            f"{UNCACHED} in the environment of the training peaks are often lower and differ less; probe with the same."
+            f"{UNCACHED} in the environment of the training it is often lower, so that more fits; probe with the same."
         )
 
 

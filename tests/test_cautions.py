@@ -57,7 +57,7 @@ def test_an_answer_that_was_not_confirmed_says_so() -> None:
     assert "not confirmed" in found
 
 
-def test_peaks_that_blur_the_edge_are_named_with_what_makes_them_differ_less() -> None:
+def test_peaks_that_blur_the_edge_are_named_with_a_setting_that_lowers_them() -> None:
     evidence = Evidence(source="spread", text="its peak may reach more")
     refused = msgspec.structs.replace(fitting(1, 64, (0.1,) * 3, 300), outcome=Outcome.OUT_OF_MEMORY, evidence=evidence)
     (found,) = cautions([refused], opened(), 32, confirmed=True)

@@ -43,7 +43,8 @@ def _about_spread(trials: Sequence[Trial], opened: Opened) -> Iterable[str]:
     if blurred and _allocates_by_glibc(opened):
         yield (
             "Equal processes differ in their peak memory here, and the largest batch size leaves room for it. With "
-            f"{UNCACHED} in the environment of the training it is often lower, so that more fits; probe with the same."
+            f"{UNCACHED} in the environment of the training it is often lower, and steps are somewhat slower; probe "
+            "with the same to see."
         )
 
 

@@ -39,14 +39,14 @@ def recorded(kind: Callable[..., Kind], files: Iterable[Path]) -> list[Kind]:
 
 
 def latest_rows(kind: Callable[..., Kind], files: Iterable[Path], workloads: Iterable[str]) -> list[Kind]:
-    """The rows of several runs of a benchmark, by workload in this order; of each workload the last file's."""
-    latest: dict[str, list[Kind]] = {}
+    """The rows of several runs of a benchmark, by workload in this order; of each, and each tool, the last file's."""
+    latest: dict[tuple[str, str], list[Kind]] = {}
     for file in files:
-        of_run: dict[str, list[Kind]] = {}
+        of_run: dict[tuple[str, str], list[Kind]] = {}
         for row in _content(file)["rows"]:
-            of_run.setdefault(row["workload"], []).append(kind(**row))
+            of_run.setdefault((row["workload"], row.get("tool", "")), []).append(kind(**row))
         latest |= of_run
-    return [row for name in workloads for row in latest.get(name, ())]
+    return [row for name in workloads for (workload, _), rows in latest.items() if workload == name for row in rows]
 
 
 def recorded_machine(files: Sequence[Path]) -> dict[str, str]:

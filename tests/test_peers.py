@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import json
 import os
 import pickle
 import sys
@@ -27,6 +28,7 @@ from benchmarks.peers.counting import counted_names, names_of, steps_by_size
 from benchmarks.peers.page import page
 from benchmarks.peers.rows import Row, Run, cells, summary
 from benchmarks.peers.task import Task, digest
+from benchmarks.recording import latest_rows
 from benchmarks.suite import MIB, SUITE, Entry, chosen
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="a data limit is Linux'")
@@ -303,3 +305,13 @@ def test_the_parent_of_all_runs_imports_no_torch(tmp_path: Path) -> None:
     code = "import sys, benchmarks.peers.__main__; sys.exit('torch' in sys.modules)"
     ran = fresh([sys.executable, "-c", code], tmp_path / "none.json")
     assert ran.exit_code == os.EX_OK
+
+
+def test_a_later_run_of_one_tool_replaces_its_rows_and_no_other(tmp_path: Path) -> None:
+    first = [{"workload": "gpt", "tool": tool, "answer": 1} for tool in ("ours", "theirs")]
+    runs = (first, [{"workload": "gpt", "tool": "ours", "answer": 2}])
+    files = [tmp_path / f"{number}.json" for number in range(2)]
+    for file, rows in zip(files, runs, strict=True):
+        file.write_text(json.dumps({"rows": rows}))
+    joined = latest_rows(dict, files, ["gpt"])
+    assert [(row["tool"], row["answer"]) for row in joined] == [("ours", 2), ("theirs", 1)]

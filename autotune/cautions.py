@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
+from autotune.devices import host
 from autotune.executors import Opened
 from autotune.recommend import throughput
 from autotune.stats import median
@@ -16,7 +18,7 @@ CLIFF = 0.75  # throughput falls to this share of the step before, or less: more
 FAULTS_GREW = 4.0  # ... while page faults per step grew this many times more than the batch
 FAULT_SECONDS = 1e-6  # the least that a page fault costs, its page's zeroing included; 2.5e-6 in virtual machines
 FAULTS_COST = 0.03  # from this share of a step on, page faults are worth a word
-UNCACHED = "GLIBC_TUNABLES=glibc.malloc.tcache_count=0"  # no list of small blocks (the GNU C library's manual, 35.2)
+UNCACHED = "GLIBC_TUNABLES=glibc.malloc.tcache_count=0"  # no list of small blocks (the GNU C library's manual)
 KEEPING = "MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184"  # mallopt(3): no mappings, no trimming below 16 GiB
 
 
@@ -51,7 +53,8 @@ def _about_spread(trials: Sequence[Trial], opened: Opened) -> Iterable[str]:
 def _allocates_by_glibc(opened: Opened) -> bool:
     """Whether memory comes from glibc's malloc as it is by default."""
     environment = opened.environment
-    return environment.device == "cpu" and "glibc" in environment.platform and not environment.allocator_settings
+    settings = dict(setting.split("=", 1) for setting in shlex.split(environment.allocator_settings))
+    return environment.device == "cpu" and "glibc" in environment.platform and not host.tunes_malloc(settings)
 
 
 def _about_conditions(conditions: Sequence[Conditions]) -> Iterable[str]:

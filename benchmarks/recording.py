@@ -53,7 +53,7 @@ def recorded_machine(files: Sequence[Path]) -> dict[str, str]:
     """What those runs' figures depend on, for their rows together: where runs differ, each one's in turn."""
     told = [_content(file)["machine"] for file in files]
     names = dict.fromkeys(name for facts in told for name in facts)
-    return {name: "; ".join(dict.fromkeys(facts[name] for facts in told if name in facts)) for name in names}
+    return {name: "; ".join(dict.fromkeys(facts[name] for facts in told if facts.get(name))) for name in names}
 
 
 def _content(file: Path) -> Any:

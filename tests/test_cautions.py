@@ -63,6 +63,7 @@ def test_peaks_that_blur_the_edge_are_named_with_a_setting_that_lowers_them() ->
     (found,) = cautions([refused], opened(), 32, confirmed=True)
     assert found.startswith("Equal processes differ") and UNCACHED in found
     assert cautions([refused], opened(allocator=UNCACHED), 32, confirmed=True) == ()
+    assert cautions([refused], opened(allocator="PYTORCH_CUDA_ALLOC_CONF=x:1"), 32, confirmed=True) == (found,)
     assert cautions([refused], opened(device="cuda:0"), 32, confirmed=True) == ()
     over = msgspec.structs.replace(refused, evidence=Evidence(source="budget", text="over it"))
     assert cautions([over], opened(), 32, confirmed=True) == ()

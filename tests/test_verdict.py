@@ -147,7 +147,7 @@ def test_what_was_ended_where_the_line_is_far_below_the_budget_says_nothing_of_s
 
 
 def test_a_confirmation_says_how_much_room_it_sees() -> None:
-    """Of four peaks one is 80 above the line of the others: 100 + 2/4 of room to leave; with two more there is less."""
+    """One of four peaks is 80 above the line of the others; beside four more it says less of how far they differ."""
     near = [trial(10 * size + high, size=size) for size, high in ((80, 0), (84, 0), (90, 80))]
     first, later = [
         judged(trial(760, size=76, purpose="confirm"), MEMORY, 1000, [*near, *([trial(760, size=76)] * more)])

@@ -29,7 +29,7 @@ given back at 530 and 26 (50 of ten); a U-Net's at 749 and 15 (16) and its child
 ResNet's at 567 and 12 (16) and its children at 576 and 14 (24 of four). With up to 40 blocks the children of the U-Net
 peaked at 760 (16 of four)."""
 
-LOCK_BYTES = 32  # of a lock of Python's up to 3.12: a sem_t on 64-bit Linux
+LOCK_BYTES = 32  # of a lock of Python's (3.11): a sem_t on 64-bit Linux
 KEPT_AT_HAND = 7  # the default of glibc.malloc.tcache_count
 
 Held = tuple[int, ...]
@@ -61,7 +61,7 @@ def scatter(chance: random.Random | None = None) -> int:
     """
     chance = chance or random.Random()
     sizes = [int(2 ** chance.uniform(SMALLEST_BITS, LARGEST_BITS)) for _ in range(chance.randrange(MOST_BLOCKS))]
-    return sum(sizes[: len(_taken(sizes))])
+    return sum(sizes) if _taken(sizes) else 0
 
 
 def _taken(sizes: list[int]) -> Held:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -52,7 +53,13 @@ _ALLOCATORS = ("GLIBC_TUNABLES", "LD_PRELOAD", "PYTHONMALLOC", "PYTORCH_ALLOC_CO
 def allocator_settings(environment: Mapping[str, str] = os.environ) -> str:
     """What the environment says of how memory is allocated, as in a shell: peaks and speed depend on it."""
     names = sorted(name for name in environment if name in _ALLOCATORS or name.startswith("MALLOC_"))
-    return " ".join(f"{name}={environment[name]}" for name in names)
+    return " ".join(shlex.quote(f"{name}={environment[name]}") for name in names)
+
+
+def tunes_malloc(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether the environment changes how malloc works, or puts another in its place (jemalloc, tcmalloc, mimalloc)."""
+    named = any(name.startswith("MALLOC_") for name in environment)
+    return named or any("malloc" in environment.get(name, "") for name in ("LD_PRELOAD", "GLIBC_TUNABLES"))
 
 
 def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:

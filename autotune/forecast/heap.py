@@ -17,7 +17,6 @@ them. Other allocators (musl, jemalloc, Windows and macOS) have other rules.
 
 from __future__ import annotations
 
-import os
 import platform
 from bisect import bisect_left, insort
 from collections import defaultdict, deque
@@ -25,6 +24,7 @@ from collections.abc import Iterable
 from statistics import fmean
 from typing import NamedTuple
 
+from autotune.devices import host
 from autotune.forecast.records import Event, Graph
 
 PAGE_BYTES = 4096
@@ -339,9 +339,7 @@ class _Holes:
 
 def is_in_use() -> bool:
     """True where this process allocates by glibc's malloc as it comes, which is what is replayed here."""
-    other = "malloc" in os.environ.get("LD_PRELOAD", "")  # jemalloc, tcmalloc, mimalloc
-    tuned = any(name.startswith("MALLOC_") for name in os.environ) or "malloc" in os.environ.get("GLIBC_TUNABLES", "")
-    return platform.libc_ver()[0] == "glibc" and not other and not tuned
+    return platform.libc_ver()[0] == "glibc" and not host.tunes_malloc()
 
 
 def _up(size: int, multiple: int) -> int:

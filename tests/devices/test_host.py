@@ -85,3 +85,4 @@ def test_what_the_environment_says_of_allocating_is_told_as_in_a_shell() -> None
     settings = "GLIBC_TUNABLES=glibc.malloc.tcache_count=0 MALLOC_ARENA_MAX=2"
     assert host.allocator_settings(environment) == settings
     assert host.allocator_settings({"PATH": "/bin"}) == ""
+    assert host.allocator_settings({"LD_PRELOAD": "/a.so /b.so"}) == "'LD_PRELOAD=/a.so /b.so'"

@@ -56,17 +56,16 @@ FORK = multiprocessing.get_context("fork") if hasattr(os, "fork") else None
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """Rounds of each interpreter: `survey` of all `sizes`, `duel` of the best against the recommended one."""
+    """Rounds of each interpreter: `survey` of all `sizes`, `duel` of the best, first, against the answers."""
 
     sizes: tuple[int, ...]
     survey: tuple[Rounds, ...]
     best: int
     duel: tuple[Rounds, ...]
 
-    @property
-    def ratios(self) -> tuple[float, ...]:
-        """Speed at the recommended size as a share of that at the best: the median of each process."""
-        return tuple(median(recommended / best for best, recommended in rounds) for rounds in self.duel)
+    def ratios(self, answer: int) -> tuple[float, ...]:
+        """Speed at the answer of that index as a share of that at the best: the median of each process."""
+        return tuple(median(speeds[1 + answer] / speeds[0] for speeds in rounds) for rounds in self.duel)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,16 +176,21 @@ def compare(entry: Entry, device: str, cache: Path, known: int | None = None) ->
         row = replace(row, largest=known or oracle_for(entry, device, cache).maximum().batch_size)
         result, seconds = probe(entry, device, "throughput")
         row = replace(row, recommended=result.batch_size, trials=len(result.trials), probe_seconds=seconds)
-        swept = _swept(entry, device, sweep_sizes(row.largest, row.recommended), row.recommended)
+        swept = sweep(entry, device, sweep_sizes(row.largest, row.recommended), [row.recommended])
     except (ProbeFailedError, RunFailedError) as error:
         return replace(row, failure=str(error))
-    return replace(row, sweep=swept, ratios=swept.ratios)
+    return replace(row, sweep=swept, ratios=swept.ratios(0))
 
 
-def _swept(entry: Entry, device: str, sizes: tuple[int, ...], recommended: int) -> Sweep:
+def sweep(entry: Entry, device: str, sizes: tuple[int, ...], answers: Sequence[int]) -> Sweep:
+    """The fastest of some sizes, and, in other processes, it and the answers again.
+
+    Raises:
+        RunFailedError: a process failed, or took too long.
+    """
     survey = tuple(timed_fresh(entry, device, sizes) for _ in range(SURVEY_PROCESSES))
     best = fastest(sizes, survey)
-    duel = tuple(timed_fresh(entry, device, (best, recommended)) for _ in range(DUEL_PROCESSES))
+    duel = tuple(timed_fresh(entry, device, (best, *answers)) for _ in range(DUEL_PROCESSES))
     return Sweep(sizes=sizes, survey=survey, best=best, duel=duel)
 
 

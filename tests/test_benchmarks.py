@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from autotune.spec import FileWorkload
 from autotune.workloads import BuildOptions
+from benchmarks import throughput
 from benchmarks.accuracy import Accuracy
 from benchmarks.guidance import trials_to_edge
 from benchmarks.oracle import Oracle, RunFailedError, largest_of_all, largest_passing, oracle_for, run_fresh
@@ -23,7 +25,7 @@ from benchmarks.readme import README, filled
 from benchmarks.recording import RESULTS, latest_rows, recorded_machine
 from benchmarks.steps import Order
 from benchmarks.suite import MIB, SUITE, Entry, chosen
-from benchmarks.throughput import Sweep, fastest, sweep_sizes, timed_fresh
+from benchmarks.throughput import DUEL_PROCESSES, SURVEY_PROCESSES, Rounds, Sweep, fastest, sweep_sizes, timed_fresh
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the oracle reads /proc")
 
@@ -153,7 +155,23 @@ def test_the_fastest_is_that_of_all_processes_not_of_one_lucky_turn() -> None:
 
 def test_a_ratio_is_the_median_within_each_process() -> None:
     duel = (((10.0, 9.0), (10.0, 8.0), (10.0, 1.0)), ((20.0, 20.0),))
-    assert Sweep(sizes=(1, 2), survey=(), best=1, duel=duel).ratios == (0.8, 1.0)
+    assert Sweep(sizes=(1, 2), survey=(), best=1, duel=duel).ratios(0) == (0.8, 1.0)
+
+
+def test_a_sweep_times_its_best_again_with_the_answers_in_processes_that_did_not_choose_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Sequence[int]] = []
+
+    def timed(_entry: Entry, _device: str, sizes: Sequence[int]) -> Rounds:
+        asked.append(sizes)
+        return (tuple(100.0 * (2 if len(asked) <= SURVEY_PROCESSES and size == 8 else 1) for size in sizes),)
+
+    monkeypatch.setattr(throughput, "timed_fresh", timed)
+    swept = throughput.sweep(chosen(["mlp"])[0], "cpu", (4, 8, 16), [5, 8])
+    assert swept.best == 8
+    assert asked == [(4, 8, 16)] * SURVEY_PROCESSES + [(8, 5, 8)] * DUEL_PROCESSES
+    assert set(swept.ratios(0)) == set(swept.ratios(1)) == {1.0}  # its luck does not count
 
 
 def test_trials_to_the_edge_end_with_the_first_pair_of_neighbours() -> None:

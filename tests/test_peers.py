@@ -236,8 +236,7 @@ def test_cells_show_the_median_and_the_range() -> None:
         searched(answer=64, fits=True, kept=kept),
         searched(answer=90, fits=True, kept=kept, seconds=20.0),
         searched(answer=110, fits=False, kept=kept, seconds=50.0),
-        speeds=((10.0, 9.0, 8.0),),
-        best_speeds=((10.0, 10.0, 10.0),),
+        speeds=(0.8, 0.9, 1.1),
     )
     found = cells(row)
     assert found["answer"] == "90 (64 to 110)"
@@ -245,7 +244,7 @@ def test_cells_show_the_median_and_the_range() -> None:
     assert found["fits again"] == "2 of 3"
     assert found["certificates"] == "3.0 (2.0 to 5.0)"
     assert found["steps"] == "30"
-    assert found["speed"] == "90%"
+    assert found["speed"] == "90% (80% to 110%)"
     assert found["state kept"] == "weights, random changed"
     assert found["survived"] == "3 of 3"
 

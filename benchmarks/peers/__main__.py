@@ -20,6 +20,7 @@ from pathlib import Path
 from autotune.breakdown import breakdown
 from autotune.result import load_result
 from autotune.units import format_seconds
+from benchmarks.oracle import RunFailedError
 from benchmarks.peers import PEERS, Peer
 from benchmarks.peers.arena import DEFAULT_CACHE, Arena, Ran, child, fresh, open_arena
 from benchmarks.peers.counting import COUNTED_FILE, steps_by_size
@@ -27,18 +28,17 @@ from benchmarks.peers.page import write_page
 from benchmarks.peers.rows import EXPLANATION, TITLE, Row, Run, cells, summary
 from benchmarks.recording import RESULTS, Recording, latest_rows, machine, remaining
 from benchmarks.suite import Entry, chosen
-from benchmarks.throughput import fastest, sweep_sizes
+from benchmarks.throughput import sweep, sweep_sizes
 
 WORKLOADS = ("mlp", "resnet", "transformer_encoder", "gpt", "lstm", "unet")
 """Those that a model, a loss, an optimizer and samples describe. The others have a step or a collate function of their
 own, a model that returns its loss, or no training; Lightning alone could express all of them."""
 
 DEFAULT_WORKLOADS = ("resnet", "gpt")
-SURVEY_PROCESSES = 4
 
 RUN_SECONDS = 30.0
 TRUTH_SECONDS = 240.0
-SURVEY_SECONDS = 120.0
+SURVEY_SECONDS = 300.0
 """What a run, a search for the truth and a survey took on two cores, for the estimate that is printed first."""
 
 
@@ -135,20 +135,16 @@ def _command(arena: Arena, peer: Peer, folder: Path, log: Path) -> Ran:
 
 
 def with_speeds(rows: Sequence[Row], entry: Entry, device: str) -> list[Row]:
-    """The rows of a workload with the speed at each answer that fits and at the best size, timed in turns."""
+    """The rows of a workload with the speed at each answer that fits, as a share of that at the best size."""
     maximum = rows[0].maximum
-    answers = {row.answer for row in rows if row.answer and any(run.fits for run in row.runs)}
-    sizes = tuple(sorted({*sweep_sizes(maximum, maximum), *answers}))
-    surveyed = [child("speeds", entry, device, sizes=list(sizes)) for _ in range(SURVEY_PROCESSES)]
-    survey = [tuple(map(tuple, ran.report["rounds"])) for ran in surveyed if ran.report]
-    if not survey:
+    answers = sorted({row.answer for row in rows if row.answer and any(run.fits for run in row.runs)})
+    try:
+        swept = sweep(entry, device, sweep_sizes(maximum, maximum), answers)
+    except RunFailedError as error:
+        _tell(str(error))
         return list(rows)
-    best = fastest(sizes, survey)
-    of = {size: tuple(tuple(turn[sizes.index(size)] for turn in rounds) for rounds in survey) for size in sizes}
-    return [
-        replace(row, best=best, speeds=of[row.answer], best_speeds=of[best]) if row.answer in answers else row
-        for row in rows
-    ]
+    shares = {answer: swept.ratios(index) for index, answer in enumerate(answers)}
+    return [replace(row, best=swept.best, speeds=shares[row.answer]) if row.answer in shares else row for row in rows]
 
 
 # All of it

@@ -88,17 +88,10 @@ def _order(options: argparse.Namespace) -> Order:
     return Order(path=options.path, batch_size=options.batch_size, device=options.device)
 
 
-def speeds(options: argparse.Namespace) -> dict[str, Any]:
-    """Samples per second of several batch sizes, without a limit."""
-    from benchmarks.throughput import timed
-
-    return {"rounds": timed(_order(options), options.sizes)}
-
-
 def main() -> None:
     """Do one of these, and write what came of it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.child")
-    parser.add_argument("task", choices=("search", "steps", "reference", "speeds"))
+    parser.add_argument("task", choices=("search", "steps", "reference"))
     parser.add_argument("path")
     parser.add_argument("report", type=Path)
     parser.add_argument("--device", default="cpu")
@@ -107,9 +100,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--budget-bytes", type=int, default=0)
     parser.add_argument("--room-bytes", type=int, default=0)
-    parser.add_argument("--sizes", type=json.loads)
     options = parser.parse_args()
-    done = {"search": search, "steps": steps, "reference": reference, "speeds": speeds}[options.task](options)
+    done = {"search": search, "steps": steps, "reference": reference}[options.task](options)
     options.report.write_text(json.dumps(done))
 
 

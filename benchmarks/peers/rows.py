@@ -13,6 +13,7 @@ from benchmarks.peers import PEERS, START, STEPS
 from benchmarks.peers.arena import REPEATS
 from benchmarks.recording import Cells
 from benchmarks.recording import Row as Fields
+from benchmarks.throughput import DUEL_PROCESSES
 
 TITLE = "Side by side with other tools"
 
@@ -34,8 +35,9 @@ Steps and sizes: training steps that were begun, and batch sizes at which, count
 Seconds: wall time from a cold start, imports included. Certificates: the same, in multiples of one run at the true
 maximum and one that fails at its successor, likewise from a cold start: the least that any measuring tool must pay.
 
-Speed: throughput at the median answer, as a share of the best of an exhaustive sweep, each size timed alone in fresh
-processes.
+Speed: throughput at the median answer, as a share of that at the best size of an exhaustive sweep. Each size is timed
+alone in a process; the answers and the best one are timed again, in turns, in {DUEL_PROCESSES} rounds of processes that
+had no say in which is the best, since whichever looks fastest among many was in part lucky.
 
 State kept: whether weights, optimizer and random state are, bit for bit, when training would start what they were
 before the search. Survived: the caller's program ran on after it."""
@@ -63,7 +65,7 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One tool on one workload. `speeds` and `best_speeds` are samples per second in turns, process by process."""
+    """One tool on one workload. `speeds` are throughputs as shares of that at the `best` size, round by round."""
 
     workload: str
     budget_bytes: int
@@ -72,8 +74,7 @@ class Row:
     unable: str = ""
     runs: tuple[Run, ...] = ()
     best: int = 0
-    speeds: tuple[tuple[float, ...], ...] = ()
-    best_speeds: tuple[tuple[float, ...], ...] = ()
+    speeds: tuple[float, ...] = ()
 
     def with_run(self, run: Run) -> Row:
         """The row with one more run."""
@@ -108,7 +109,7 @@ def cells(row: Fields) -> Cells:
         "sizes": spread([run["sizes"] for run in runs], "{:.0f}"),
         "seconds": spread([run["seconds"] for run in runs], "{:.0f}"),
         "certificates": spread([run["seconds"] / run["certificate_seconds"] for run in runs], "{:.1f}"),
-        "speed": spread(ratios(row), "{:.0%}"),
+        "speed": spread(row["speeds"], "{:.0%}"),
         "state kept": state(answered[-1]["kept"]) if answered else "",
         "survived": count([run["exit_code"] == 0 for run in runs]),
         "why not": why_not(row),
@@ -145,12 +146,6 @@ def state(kept: dict[str, bool | None] | None) -> str:
     return "; ".join(words) or "yes"
 
 
-def ratios(row: Fields) -> list[float]:
-    """Speed as a share of the best, of each process: the median over its rounds."""
-    pairs = zip(row["speeds"], row["best_speeds"], strict=True)
-    return [median(mine / best for mine, best in zip(*rounds, strict=True)) for rounds in pairs]
-
-
 # Over all workloads
 
 OVER_WORKLOADS = "Over the workloads, medians of the medians, with the range"
@@ -183,7 +178,7 @@ def _of_tool(tool: str, rows: Sequence[Fields]) -> Cells:
         "of the maximum": spread([median(shares) for shares in answered if shares], "{:.0%}"),
         "fits again": count([run["fits"] for row in rows for run in row["runs"] if run["fits"] is not None]),
         "certificates": spread(costs, "{:.1f}"),
-        "speed": spread([median(ratios(row)) for row in rows if row["speeds"]], "{:.0%}"),
+        "speed": spread([median(row["speeds"]) for row in rows if row["speeds"]], "{:.0%}"),
         "state kept": count(
             [all((run["kept"] or {}).values()) for row in rows for run in row["runs"] if run["answer"]]
         ),

@@ -25,7 +25,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from autotune.devices import host
-from autotune.forecast.records import Event, Graph
+from autotune.forecast.records import Event, Surroundings
 
 PAGE_BYTES = 4096
 SIZE_SZ = 8  # the header of a chunk in use
@@ -65,7 +65,7 @@ traced in training steps of a GRU, a WaveNet, a U-Net and an EfficientNet: for e
 24 bytes that outlive the next one to eight, one or two of 40 that outlive one, and fewer of 56 to 176."""
 
 
-NO_GRAPH = Graph()
+NOTHING = Surroundings()
 
 
 class Start(NamedTuple):
@@ -90,21 +90,21 @@ STARTS = tuple(
 """Evenly over what was traced. Five of them bring forecasts no nearer to 93 measured peaks: 2.6% off in the mean."""
 
 
-def heap_peak_bytes(events: Iterable[Event], graph: Graph = NO_GRAPH) -> int:
+def heap_peak_bytes(events: Iterable[Event], beside: Surroundings = NOTHING) -> int:
     """The most that glibc's malloc holds resident while it serves a log: what the log's tensors add to a process.
 
     Args:
         events: births and deaths in their order, with the bytes that torch asks for.
-        graph: what autograd keeps besides.
+        beside: what small objects lie beside the storages.
     """
     log = tuple(events)
-    return round(fmean(_peak_bytes(log, graph, start) for start in STARTS))
+    return round(fmean(_peak_bytes(log, beside, start) for start in STARTS))
 
 
-def _peak_bytes(events: Iterable[Event], graph: Graph, start: Start) -> int:
+def _peak_bytes(events: Iterable[Event], beside: Surroundings, start: Start) -> int:
     heap, chunks = Heap(hole_bytes=start.hole_bytes), dict[int, list[Chunk]]()
-    passing, nodes, step_ends = _Passing(heap, start), list[Chunk](), set(graph.step_ends)
-    beside, take = (MINSIZE,) * start.with_node, heap.chunk
+    passing, nodes, step_ends = _Passing(heap, start), list[Chunk](), set(beside.step_ends)
+    with_node, take = (MINSIZE,) * start.with_node, heap.chunk
     for number, (storage, size_bytes) in enumerate(events):
         if number in step_ends:
             _free_last_first(heap, nodes)
@@ -112,10 +112,13 @@ def _peak_bytes(events: Iterable[Event], graph: Graph, start: Start) -> int:
             _free_last_first(heap, chunks.pop(storage))
             continue
         passing.free_due()
-        has_node = storage in graph.activations
-        nodes += map(take, NODE_OBJECTS if has_node else ())
-        chunks[storage] = [*map(take, STORAGE_IMPL), heap.memalign(size_bytes), *map(take, TENSOR_OBJECTS)]
-        nodes += map(take, beside if has_node else ())
+        if storage in beside.bare:
+            chunks[storage] = [heap.memalign(size_bytes)]
+        else:
+            count = beside.activations.get(storage, 0)
+            nodes += map(take, NODE_OBJECTS * count)
+            chunks[storage] = [*map(take, STORAGE_IMPL), heap.memalign(size_bytes), *map(take, TENSOR_OBJECTS)]
+            nodes += map(take, with_node * count)
         passing.take()
     return heap.peak_bytes
 

@@ -6,7 +6,9 @@ nothing here comes from a step that really ran.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
 from typing import NamedTuple
 
 from autotune.trial import Record
@@ -29,17 +31,20 @@ class Event(NamedTuple):
     size_bytes: int
 
 
-class Graph(NamedTuple):
-    """What autograd keeps besides tensors, by when it is there.
+class Surroundings(NamedTuple):
+    """What small objects lie beside the storages of a log, and until when.
 
     Attributes:
-        activations: the storages that a forward pass left for its backward pass: beside each lies a node.
+        activations: the storages that a forward pass left for its backward pass, with how many nodes of autograd lie
+            beside each.
         step_ends: how many events lie before the end of each step, where its last result is let go, and with it the
             nodes; until then they live, although what they saved is gone.
+        bare: the storages that kernels take and free inside themselves, which belong to no tensor.
     """
 
-    activations: frozenset[int] = frozenset()
+    activations: Mapping[int, int] = MappingProxyType({})
     step_ends: tuple[int, ...] = ()
+    bare: frozenset[int] = frozenset()
 
 
 class Composition(Record, frozen=True):

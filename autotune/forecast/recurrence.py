@@ -2,7 +2,7 @@
 
 Needs torch. A GRU or a plain recurrent layer on a processor runs some forty operators for each step in time, layer
 and direction, and a hundred steps do the same a hundred times. So three cells are run, to see what one of them
-keeps for the backward pass; then the whole sequence is one operator that keeps as much for each step, and frees it
+keeps for the backward pass; then the whole sequence is one operator that keeps the like for each step, and frees it
 step by step, the last first. What surrounds the steps in a layer runs as in torch.
 
 Promises nearly the memory of the whole sequence, at a fraction of its cost. Packed sequences, and layers that a
@@ -18,17 +18,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from autotune.forecast.tracker import tell_nodes
 
 Cell = Callable[..., Tensor]
 
 CELLS: dict[str, Cell] = {"gru": torch.gru_cell, "rnn_tanh": torch.rnn_tanh_cell, "rnn_relu": torch.rnn_relu_cell}
 """By layer, what it runs at each step (aten/src/ATen/native/RNN.cpp); the layer differs in that it multiplies the
 inputs of all steps by their weights at once."""
+
+LEAF_NODE = "torch::autograd::AccumulateGrad"
 
 SHORT = 8
 """Sequences up to here are followed step by step: a stand-in would hardly save anything."""
@@ -72,14 +76,29 @@ def _layers(
 
 def _direction(cell: Cell, data: Tensor, state: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """One layer in one direction: the outputs of all steps (steps, n, width), and the last state."""
-    kept_bytes = _kept_bytes(cell, data[0], state, weights)
+    kept = _kept(cell, data[0], state, weights)
     gates = functional.linear(data, weights[0], *weights[2:3])
-    outputs, end = _Steps.apply(gates, state, weights[1], kept_bytes)  # type: ignore[no-untyped-call]
+    outputs, end = _Steps.apply(gates, state, weights[1], kept)  # type: ignore[no-untyped-call]
     return outputs, end
 
 
-def _kept_bytes(cell: Cell, data: Tensor, state: Tensor, weights: Sequence[Tensor]) -> int:
-    """The bytes that one step keeps for the backward pass, the state that it was given included.
+class _Kept(NamedTuple):
+    """What one step keeps for the backward pass: the bytes of each storage, and how many nodes autograd makes."""
+
+    sizes_bytes: list[int]
+    nodes: int
+
+    def tensors(self, device: torch.device) -> list[Tensor]:
+        """The like of it, the nodes evenly among the storages."""
+        tensors = [torch.empty(size, dtype=torch.uint8, device=device) for size in self.sizes_bytes]
+        for place, tensor in enumerate(tensors):
+            before, after = (self.nodes * end // len(tensors) for end in (place, place + 1))
+            tell_nodes(tensor, after - before)
+        return tensors
+
+
+def _kept(cell: Cell, data: Tensor, state: Tensor, weights: Sequence[Tensor]) -> _Kept:
+    """What one step keeps, the state that it was given included.
 
     It is the third, since the first two keep what is there for all: weights, and copies of them in another type.
     """
@@ -95,17 +114,30 @@ def _kept_bytes(cell: Cell, data: Tensor, state: Tensor, weights: Sequence[Tenso
         for _ in range(2):
             state = cell(data, state, *weights)
         before = len(seen)
-        cell(data, state, *weights)
-    return sum(storage.nbytes() for storage in [*seen.values()][before:])
+        end = cell(data, state, *weights)
+    sizes_bytes = [storage.nbytes() for storage in [*seen.values()][before:]]
+    return _Kept(sizes_bytes, _nodes_between(state, end))
+
+
+def _nodes_between(start: Tensor, end: Tensor) -> int:
+    """How many nodes of autograd lead from one tensor to another, less those of the leaves, which all steps share."""
+    known, ahead, count = {start.grad_fn}, [end.grad_fn], 0
+    while ahead:
+        node = ahead.pop()
+        if node is not None and node not in known:
+            known.add(node)
+            count += node.name() != LEAF_NODE
+            ahead += [before for before, _ in node.next_functions]
+    return count
 
 
 class _Steps(torch.autograd.Function):
     """All steps of one layer in one direction, given their inputs times the weights."""
 
     @staticmethod
-    def forward(ctx: Any, gates: Tensor, state: Tensor, weight: Tensor, kept_bytes: int) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, gates: Tensor, state: Tensor, weight: Tensor, kept: _Kept) -> tuple[Tensor, Tensor]:
         ctx.shape, ctx.state, ctx.weight = gates.shape, state, weight
-        ctx.kept = [torch.empty(kept_bytes, dtype=torch.uint8, device=gates.device) for _ in range(gates.shape[0])]
+        ctx.kept = [kept.tensors(gates.device) for _ in range(gates.shape[0])]
         return gates.new_empty((*gates.shape[:2], *weight.shape[1:]), dtype=state.dtype), torch.empty_like(state)
 
     @staticmethod

@@ -272,7 +272,7 @@ def _held_bytes(rules: Rules, tracker: ByteTracker) -> int:
         return reserved_peak_bytes(tracker.events)
     if not is_in_use():
         return tracker.peak.total_bytes
-    return max(heap_peak_bytes(tracker.touched_events(), tracker.graph()), 0)
+    return max(heap_peak_bytes(tracker.touched_events(), tracker.surroundings()), 0)
 
 
 def _tensors_of(model: nn.Module | None) -> list[torch.Tensor]:

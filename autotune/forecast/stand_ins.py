@@ -66,6 +66,16 @@ def _batch_norm_backward(
     return tuple(torch.empty_like(kind) if wanted else None for kind, wanted in zip(kinds, args[-1], strict=True))
 
 
+def _group_norm_backward(
+    grad_output: Tensor, image: Tensor, _mean: Tensor, _rstd: Tensor, weight: Tensor | None, *args: Any
+) -> tuple[Tensor | None, ...]:
+    """The gradients that are wanted of image, weight and bias.
+
+    torch's rule (2.13) computes that of an image in bf16 in the type of an fp32 weight, which the kernel does not.
+    """
+    return _batch_norm_backward(grad_output, image, weight, *args)
+
+
 def _view(tensor: Tensor, sizes: Sequence[int]) -> Any:
     """The same memory in other sizes. torch's rule tries which dimensions join, which contiguous ones need not."""
     if not tensor.is_contiguous():
@@ -84,4 +94,5 @@ STAND_INS: Mapping[Any, Callable[..., Any]] = {
     aten._unsafe_view.default: _view,
     aten.native_batch_norm.default: _batch_norm,
     aten.native_batch_norm_backward.default: _batch_norm_backward,
+    aten.native_group_norm_backward.default: _group_norm_backward,
 }

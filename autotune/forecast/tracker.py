@@ -21,7 +21,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from autotune.forecast.records import Composition, Event, Graph, Rules
+from autotune.forecast.records import Composition, Event, Rules, Surroundings
 
 ROUNDING_BYTES = {Rules.CPU: 64, Rules.CUDA: 512}
 """What an allocator rounds each request up to: `gAlignment` in c10/core/alignment.h, `kMinBlockSize` in
@@ -29,7 +29,15 @@ c10/cuda/CUDACachingAllocator.cpp."""
 
 FORWARD, BACKWARD, OPTIMIZER = "forward", "backward", "optimizer"
 
-_LIFTS = (torch.ops.aten.lift_fresh.default, torch.ops.aten.lift_fresh_copy.default)
+aten = torch.ops.aten
+
+NODES = "autograd_nodes"
+
+HELD_BY_ONE = {"tensor": 4, "storage": 2}
+"""What a dispatch mode sees of an argument that only the engine of autograd holds, in references (torch 2.13): the
+engine's own, and those of the call through Python. A torch that counts otherwise has sums take memory of their own."""
+
+_LIFTS = (aten.lift_fresh.default, aten.lift_fresh_copy.default)
 """What `torch.tensor(...)` ends in. Its input is a constant whose value a run without data needs, so it is left be."""
 
 
@@ -144,6 +152,8 @@ class ByteTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._owners: dict[int, Owner] = {}
         self._births: list[str] = []  # the phase in which each storage was born
         self._step_ends: list[int] = []
+        self._bare: set[int] = set()
+        self._nodes: dict[int, int] = {}  # beside each activation
         self._phase = FORWARD
         self._in_optimizer = False
         self._paused = False
@@ -261,6 +271,8 @@ class ByteTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self._paused or func.namespace == "prim":  # what else such a tensor is asked about itself
             return func(*args, **kwargs)
         self._notice_phase()
+        if func is aten.add.Tensor and self._phase == BACKWARD and _goes_into_its_first(*args, **kwargs):
+            func = aten.add_.Tensor
         if func not in _LIFTS:
             self._see_inputs(args)
         out = func(*args, **kwargs)
@@ -300,6 +312,7 @@ class ByteTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Storages that are born inside an operator, and are not counted as live."""
         first = len(self._births)
         self._births += [self._phase] * len(sizes_bytes)
+        self._bare.update(range(first, len(self._births)))
         born = [Event(first + place, size_bytes) for place, size_bytes in enumerate(sizes_bytes)]
         self.events += born
         return born
@@ -333,6 +346,7 @@ class ByteTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for storage in self._storages.values():
             if self._births[storage.number] == born_in:
                 self._owners.setdefault(storage.number, owner)
+                self._nodes[storage.number] = getattr(storage(), NODES, 1)
 
     def _start_optimizer(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
@@ -366,10 +380,11 @@ class ByteTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
             untouched_bytes = self._untouched_bytes.get(number, 0)
             yield Event(number, size_bytes - untouched_bytes if size_bytes > 0 else size_bytes + untouched_bytes)
 
-    def graph(self) -> Graph:
-        """What autograd kept besides the tensors."""
+    def surroundings(self) -> Surroundings:
+        """What small objects lay beside the storages."""
         activations = (number for number, owner in self._owners.items() if owner is Owner.ACTIVATIONS)
-        return Graph(frozenset(activations), tuple(self._step_ends))
+        nodes = {number: self._nodes.get(number, 1) for number in activations}
+        return Surroundings(nodes, tuple(self._step_ends), frozenset(self._bare))
 
     def composition(self) -> Composition:
         """What the live bytes at the peak belong to."""
@@ -384,7 +399,26 @@ class ByteTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return Composition(**sums)
 
 
+def tell_nodes(tensor: torch.Tensor, nodes: int) -> None:
+    """Say how many nodes of autograd lie beside an activation that stands for several operators; else it is one."""
+    setattr(tensor.untyped_storage(), NODES, nodes)
+
+
 def _device_of(tensor: torch.Tensor) -> torch.device:
     """A tensor's device; of one without data, without asking all modes for it, which takes 20 microseconds."""
     device: torch.device = getattr(tensor, "fake_device", None) or tensor.device
     return device
+
+
+def _goes_into_its_first(into: Any, other: Any, **kwargs: Any) -> bool:
+    """True for a sum of gradients that autograd takes in place, were nobody watching.
+
+    The engine adds a gradient into the one that is there already, if it alone holds that (`InputBuffer::accumulate` in
+    torch/csrc/autograd/input_buffer.cpp); under a dispatch mode it never does.
+    """
+    if kwargs or not isinstance(other, torch.Tensor) or torch.is_grad_enabled():
+        return False
+    if into._use_count() != HELD_BY_ONE["tensor"] or into.layout is not torch.strided:
+        return False
+    shared: int = torch._C._storage_Use_Count(into.untyped_storage()._cdata)
+    return shared == HELD_BY_ONE["storage"] and bool(aten.is_non_overlapping_and_dense.default(into))

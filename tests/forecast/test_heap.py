@@ -22,7 +22,7 @@ from autotune.forecast.heap import (
     Heap,
     heap_peak_bytes,
 )
-from autotune.forecast.records import Event, Graph
+from autotune.forecast.records import Event, Surroundings
 
 MIB = 1 << 20
 sizes = st.integers(1, 2000) | st.integers(1, 48 * MIB)
@@ -152,8 +152,23 @@ def test_beside_each_activation_lies_a_node():
     size, count = 8192, 5000
     events = births(range(count), size)
     plain = heap_peak_bytes(events)
-    more = heap_peak_bytes(events, Graph(frozenset(range(count)), ())) - plain
+    more = heap_peak_bytes(events, Surroundings(dict.fromkeys(range(count), 1))) - plain
     assert 480 + 32 + 2 * 32 <= more / count <= 480 + 32 + 6 * 32 + 16  # and objects of 32 bytes; 2 to 6 more
+
+
+def test_an_activation_that_stands_for_several_operators_has_as_many_nodes_beside_it():
+    size, count = 8192, 2000
+    events = births(range(count), size)
+    none, one, four = (heap_peak_bytes(events, Surroundings(dict.fromkeys(range(count), n))) for n in (0, 1, 4))
+    assert four - none == pytest.approx(4 * (one - none), rel=0.03)
+
+
+def test_beside_a_storage_inside_a_kernel_lies_nothing():
+    size, count = 8192, 2000
+    events = births(range(count), size)
+    less = heap_peak_bytes(events) - heap_peak_bytes(events, Surroundings(bare=frozenset(range(count))))
+    objects = 112 + 192 + 32  # StorageImpl, TensorImpl and what refers to it; some go where a tensor left a rest
+    assert objects - 64 < less / count <= objects
 
 
 def test_nodes_outlive_what_they_saved_and_go_when_the_step_ends():
@@ -162,9 +177,9 @@ def test_nodes_outlive_what_they_saved_and_go_when_the_step_ends():
     forward, backward = births(range(count), size), deaths(range(count - 1, -1, -1), size)
     larger = births(range(count, count + 10), MIB)
     events = [*births(range(-1, 0), size), *forward, *backward, *larger]
-    activations = frozenset(range(count))
-    while_held = heap_peak_bytes(events, Graph(activations, (len(events),)))
-    once_gone = heap_peak_bytes(events, Graph(activations, (len(events) - len(larger),)))
+    activations = dict.fromkeys(range(count), 1)
+    while_held = heap_peak_bytes(events, Surroundings(activations, (len(events),)))
+    once_gone = heap_peak_bytes(events, Surroundings(activations, (len(events) - len(larger),)))
     assert while_held > count * size + 8 * MIB
     assert once_gone < count * size + 2 * MIB
 

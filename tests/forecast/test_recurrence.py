@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from forecast_child import forecast, in_child, model_file, truth
+from torch import nn
 
+from autotune.forecast.recurrence import CELLS, _kept
+from autotune.forecast.tracker import NODES
 from autotune.spec import Mode, Precision
 
 LAYERS = """
@@ -80,3 +85,25 @@ def _shapes() -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
 def test_shapes_are_those_of_the_layer_also_without_a_batch() -> None:
     followed, ran = in_child(_shapes)
     assert followed == ran
+
+
+def _nodes_of(result: Any) -> int:
+    """All nodes of autograd that a result came from."""
+    seen, ahead = set[Any](), [result.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            ahead += [before for before, _ in node.next_functions]
+    return len(seen)
+
+
+@pytest.mark.parametrize(("kind", "name"), [(nn.GRU, "gru"), (nn.RNN, "rnn_tanh")])
+def test_a_step_has_the_nodes_that_one_more_step_of_the_layer_makes(kind: type[nn.RNNBase], name: str) -> None:
+    layer = kind(3, 5, batch_first=True)
+    shorter, longer = (_nodes_of(layer(torch.zeros(2, steps, 3))[0]) for steps in (20, 21))
+    kept = _kept(CELLS[name], torch.zeros(2, 3), torch.zeros(2, 5), layer._flat_weights)
+    assert abs(kept.nodes - (longer - shorter)) <= 1
+    told = [getattr(tensor.untyped_storage(), NODES) for tensor in kept.tensors(torch.device("cpu"))]
+    assert sum(told) == kept.nodes
+    assert max(told) - min(told) <= 1

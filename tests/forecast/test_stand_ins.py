@@ -40,6 +40,20 @@ def test_a_batch_norm_returns_what_the_real_one_does(
     assert _looks(said) == _looks(real)
 
 
+@pytest.mark.parametrize("has_weight", [True, False])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_group_norms_gradients_are_of_the_types_of_the_real_ones(
+    dtype: torch.dtype, layout: torch.memory_format, has_weight: bool
+) -> None:
+    image = torch.randn(4, 8, 6, 6, dtype=dtype).contiguous(memory_format=layout)
+    weight = torch.ones(8) if has_weight else None
+    _, mean, rstd = aten.native_group_norm(image, weight, weight, 4, 8, 36, 2, 1e-5)
+    back = (image, image, mean, rstd, weight, 4, 8, 36, 2, [True, has_weight, has_weight])
+    real, said = aten.native_group_norm_backward(*back), STAND_INS[aten.native_group_norm_backward.default](*back)
+    assert _looks(said) == _looks(real)
+
+
 @pytest.mark.parametrize(
     ("sizes", "wanted"),
     [

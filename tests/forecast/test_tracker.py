@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from autotune.forecast.records import Event, Rules
-from autotune.forecast.tracker import ByteTracker, Owner, Workspace
+from autotune.forecast.tracker import ByteTracker, Owner, Workspace, tell_nodes
 
 
 @settings(deadline=None)
@@ -69,6 +72,94 @@ def test_a_workspace_is_born_and_dies_around_the_result() -> None:
     assert order == [64, 10, 200, 300, 4000, -200, -300, result.nbytes, -4000, 50, -50, -10]
     assert tracker.live_bytes == tensor.nbytes + result.nbytes
     assert tracker.peak.total_bytes == 64 + 64 + 256 + 320 + 4032  # rounded up to 64; the result is not there yet
+
+
+class Sends(torch.autograd.Function):
+    """Its gradient is a tensor that is made by the function given, and noted."""
+
+    @staticmethod
+    def forward(ctx: Any, data: torch.Tensor, make: Callable[[], torch.Tensor], sent: list[int]) -> torch.Tensor:
+        ctx.make, ctx.sent = make, sent
+        return data * 2
+
+    @staticmethod
+    def backward(ctx: Any, *_: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        gradient = ctx.make()
+        ctx.sent.append(gradient.data_ptr())
+        return gradient, None, None
+
+
+class Receives(torch.autograd.Function):
+    """Notes where the gradient lies that it is given."""
+
+    @staticmethod
+    def forward(ctx: Any, data: torch.Tensor, received: list[int]) -> torch.Tensor:
+        ctx.received = received
+        return data * 2
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        ctx.received.append(gradient.data_ptr())
+        return gradient, None
+
+
+def _sums_in_place(make: Callable[[], torch.Tensor], *, create_graph: bool = False) -> bool:
+    """Whether the sum of two gradients lies where one of them lay."""
+    sent, received = list[int](), list[int]()
+    data = Receives.apply(torch.ones(8, 8, requires_grad=True), received)
+    loss = (Sends.apply(data, make, sent) + Sends.apply(data, make, sent)).sum()
+    loss.backward(create_graph=create_graph)
+    return received[0] in sent
+
+
+HELD = torch.ones(8, 8)
+
+
+@pytest.mark.parametrize(
+    ("make", "in_place"),
+    [
+        (lambda: torch.ones(8, 8), True),
+        (lambda: torch.ones(8, 8).t(), False),
+        (lambda: HELD, False),
+        (lambda: HELD[:], False),
+        (lambda: torch.ones(8, 16)[:, ::2], False),
+        (lambda: torch.ones(8, 1).expand(8, 8), False),
+    ],
+    ids=["fresh", "transposed", "held", "view", "with gaps", "overlapping"],
+)
+def test_gradients_are_summed_in_place_where_torch_does_so_unwatched(
+    make: Callable[[], torch.Tensor], in_place: bool
+) -> None:
+    assert _sums_in_place(make) == in_place
+    with ByteTracker():
+        assert _sums_in_place(make) == in_place
+
+
+@pytest.mark.filterwarnings("ignore:Using backward\\(\\) with create_graph")
+def test_a_sum_that_is_differentiated_in_turn_is_not_in_place() -> None:
+    def make() -> torch.Tensor:
+        return torch.ones(8, 8)
+
+    assert not _sums_in_place(make, create_graph=True)
+    with ByteTracker():
+        assert not _sums_in_place(make, create_graph=True)
+
+
+def test_storages_inside_kernels_are_bare_and_activations_have_nodes_beside_them() -> None:
+    neg = torch.ops.aten.neg.default
+    data = torch.ones(8, requires_grad=True)
+    with ByteTracker(transients={neg: lambda *_: Workspace(before=[100])}) as tracker:
+        kept = data.neg().exp()
+        tell_nodes(kept, 3)
+        loss = kept.sum()
+        loss.backward()
+        tracker.end_step()
+    sizes = {number: size for number, size in tracker.events if size > 0}
+    beside = tracker.surroundings()
+    assert [sizes[number] for number in beside.bare] == [100, 100]  # forward and backward
+    assert sorted(set(beside.activations.values())) == [1, 3]  # what exp keeps has three
+    assert [*beside.activations.values()].count(3) == 1
+    assert beside.step_ends == (len(tracker.events),)
 
 
 def test_nothing_is_counted_while_paused_nor_on_other_devices() -> None:

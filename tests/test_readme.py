@@ -36,7 +36,7 @@ def test_an_example_runs_as_it_stands(example: str, tmp_path: Path) -> None:
     if framework(example) == "keras":
         shown = " ".join(done.stdout.split())
         batch_size = int(re.findall(r"Use batch size (\d+)", shown)[0])  # on a busy machine, 8 may be as fast as 10
-        assert f"An epoch of 1,000 samples is {math.ceil(1000 / batch_size)} batches" in shown
+        assert f"An epoch of 1,000 samples is {math.ceil(1000 / batch_size):,} batches" in shown
 
 
 ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in SECTION.splitlines() if line.startswith("| ")]

@@ -58,16 +58,21 @@ def _convolution(args: tuple[Any, ...], out: Any) -> Workspace:
 
 
 def _convolution_backward(args: tuple[Any, ...], _out: Any) -> Workspace:
-    """The same for the input's gradient, where it is wanted; then for the weight's, which is summed in fp32."""
+    """The same for the input's gradient, where it is wanted; then for the weight's, which is summed in fp32.
+
+    Each result is made last, from one in a blocked layout.
+    """
     grad, image, weight, output_mask = *args[:3], args[-1]
     if _is_channels_last(image):
-        return Workspace(throughout=_not_channels_last(grad), after=_padded_groups(weight))
+        return Workspace(throughout=_not_channels_last(grad), across_others=_padded_groups(weight))
     contiguous = _made_contiguous(grad, image)
-    for_weight = [*_blocked(grad, image), *_blocked_weight(weight, FP32_BYTES)]
+    workspace = Workspace(
+        throughout=contiguous, after=_blocked(grad, image), across_others=_blocked_weight(weight, FP32_BYTES)
+    )
     if not output_mask[0]:
-        return Workspace(throughout=contiguous, after=for_weight)
+        return workspace
     for_input = [*_blocked(grad), *_blocked_weight(weight, weight.element_size())]
-    return Workspace(throughout=contiguous, before=for_input, across=_blocked(image), after=for_weight)
+    return workspace._replace(before=for_input, across=_blocked(image))
 
 
 def _blocked(*tensors: Tensor) -> list[int]:
@@ -75,8 +80,8 @@ def _blocked(*tensors: Tensor) -> list[int]:
 
 
 def _blocked_weight(weight: Tensor, element_bytes: int) -> list[int]:
-    """One of a single element for each pair of channels is used as it is, unless it is of a short type."""
-    is_copied = prod(weight.shape[2:]) > 1 or weight.element_size() < FP32_BYTES
+    """One of a single element for each pair of channels is used as it is: in fp32, and without AVX-512."""
+    is_copied = prod(weight.shape[2:]) > 1 or weight.element_size() < FP32_BYTES or _has_avx512()
     return [weight.numel() * element_bytes] if is_copied else []
 
 
@@ -85,10 +90,14 @@ def _padded_groups(weight: Tensor) -> list[int]:
 
     With AVX-512, that is: where a processor has AVX2 only, the kernels that it gets take nothing.
     """
-    if weight.shape[1] > 1 or not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+    if weight.shape[1] > 1 or not _has_avx512():
         return []
     padded = weight.numel() * CHANNEL_BLOCK**2
     return [padded * FP32_BYTES, *([padded * weight.element_size()] if weight.element_size() < FP32_BYTES else [])]
+
+
+def _has_avx512() -> bool:
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
 def _is_channels_last(tensor: Tensor) -> bool:

@@ -219,7 +219,7 @@ def _flash_backward(args: tuple[Any, ...], _out: Any) -> Workspace:
     block = SMALL_HEAD_BLOCK if head <= SMALL_HEAD else LARGE_HEAD_BLOCK
     accumulated = FP32_BYTES * batch * heads * _round_up(length, QUERY_BLOCK) * (_round_up(head, block) + 1)
     expanded = 0 if key.shape[1] == heads else 2 * batch * heads * key.shape[2] * head * key.element_size()
-    return Workspace(after=[int(accumulated + expanded)])
+    return Workspace(across_others=[int(accumulated + expanded)])
 
 
 def _efficient_backward(args: tuple[Any, ...], _out: Any) -> Workspace:
@@ -227,7 +227,7 @@ def _efficient_backward(args: tuple[Any, ...], _out: Any) -> Workspace:
     query = args[1]
     batch, heads, length, head = query.shape
     accumulated = 0 if query.element_size() == FP32_BYTES else _round_up(length, QUERY_BLOCK) * head
-    return Workspace(after=[int(FP32_BYTES * batch * heads * (length + accumulated))])
+    return Workspace(across_others=[int(FP32_BYTES * batch * heads * (length + accumulated))])
 
 
 def _round_up(size: int, unit: int) -> int:

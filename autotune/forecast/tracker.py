@@ -46,15 +46,17 @@ class Workspace(NamedTuple):
 
     Attributes:
         throughout: taken first, freed last.
-        before: freed before there is memory for the result.
-        across: there with those, and until the result is.
-        after: taken once the result is there, when the two before are gone.
+        before: freed before there is memory for the result, or for the first of several.
+        across: there with those, and until that result is.
+        after: taken once it is there, when the two before are gone; freed before there is memory for other results.
+        across_others: there with those, and until the other results are.
     """
 
     throughout: Sequence[int] = ()
     before: Sequence[int] = ()
     across: Sequence[int] = ()
     after: Sequence[int] = ()
+    across_others: Sequence[int] = ()
 
 
 Transients = Mapping[Any, Callable[[tuple[Any, ...], Any], Workspace]]
@@ -154,6 +156,8 @@ class ByteTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._step_ends: list[int] = []
         self._bare: set[int] = set()
         self._nodes: dict[int, int] = {}  # beside each activation
+        self._first_results: set[int] = set()  # the first storage that each operator returned
+        self._last_returned = -1  # by which operator a storage was returned last
         self._phase = FORWARD
         self._in_optimizer = False
         self._paused = False
@@ -230,6 +234,9 @@ class ByteTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         storage.said_bytes, storage.counted_bytes = said_bytes, counted_bytes
         self._storages[storage.key] = storage
         self._births.append(self._phase)
+        if self._last_returned != self.operators:
+            self._last_returned = self.operators
+            self._first_results.add(storage.number)
         self._count(storage.number, counted_bytes)
         return storage
 
@@ -294,16 +301,21 @@ class ByteTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _see_with(self, workspace: Workspace, out: Any) -> int:
         """A result among what its kernel takes inside itself; returns what that adds to the live bytes at most."""
-        before_result = self.live_bytes
+        first, *others = out if isinstance(out, list | tuple) else (out,)
         throughout, before, across = map(self._take, workspace[:3])
+        at_first = self.live_bytes + self._sum(workspace.before)
         self._free(before)
-        self._see_all(out)
+        self._see_all(first)
+        at_first = max(at_first, self.live_bytes) + self._sum(workspace.across)
         self._free(across)
-        self._free(self._take(workspace.after))
+        after, across_others = map(self._take, workspace[3:])
+        at_others = self.live_bytes + self._sum(workspace.after)
+        self._free(after)
+        self._see_all(others)
+        at_others = max(at_others, self.live_bytes) + self._sum(workspace.across_others)
+        self._free(across_others)
         self._free(throughout)
-        throughout_bytes, before_bytes, across_bytes, after_bytes = map(self._sum, workspace)
-        before_bytes += across_bytes + before_result - self.live_bytes
-        return throughout_bytes + max(before_bytes, across_bytes, after_bytes)
+        return self._sum(workspace.throughout) + max(at_first, at_others) - self.live_bytes
 
     def _sum(self, sizes_bytes: Sequence[int]) -> int:
         return sum(map(self._rounded, sizes_bytes))
@@ -346,7 +358,7 @@ class ByteTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for storage in self._storages.values():
             if self._births[storage.number] == born_in:
                 self._owners.setdefault(storage.number, owner)
-                self._nodes[storage.number] = getattr(storage(), NODES, 1)
+                self._nodes[storage.number] = getattr(storage(), NODES, int(storage.number in self._first_results))
 
     def _start_optimizer(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])

@@ -162,6 +162,29 @@ def test_storages_inside_kernels_are_bare_and_activations_have_nodes_beside_them
     assert beside.step_ends == (len(tracker.events),)
 
 
+def test_other_results_come_when_the_first_ones_workspace_is_gone() -> None:
+    norm = torch.ops.aten.native_layer_norm.default
+    workspace = Workspace(throughout=[10], before=[200], across=[4000], after=[3000], across_others=[50])
+    tensor = torch.zeros(8, 64)
+    with ByteTracker(transients={norm: lambda *_: workspace}) as tracker:
+        result, mean, deviation = norm(tensor, [64], None, None, 1e-5)
+    sizes = {number: size for number, size in tracker.events if size > 0}
+    order = [size if size > 0 else -sizes[number] for number, size in tracker.events]
+    first = [tensor.nbytes, 10, 200, 4000, -200, result.nbytes, -4000]
+    assert order == [*first, 3000, 50, -3000, mean.nbytes, deviation.nbytes, -50, -10]
+    assert tracker.peak.total_bytes == 64 + 2 * 2048 + 4032  # rounded up to 64
+
+
+def test_an_operator_has_one_node_however_much_it_returns() -> None:
+    data = torch.ones(8, 64, requires_grad=True)
+    with ByteTracker() as tracker:
+        torch.nn.functional.layer_norm(data, [64]).sum().backward()
+        tracker.end_step()
+    sizes = {number: size for number, size in tracker.events if size > 0}
+    nodes = tracker.surroundings().activations
+    assert sorted(nodes[number] for number in nodes if sizes[number] == 8 * 4) == [0, 0]  # mean and deviation
+
+
 def test_nothing_is_counted_while_paused_nor_on_other_devices() -> None:
     with ByteTracker(device_type="cuda") as tracker:
         elsewhere = torch.zeros(100)

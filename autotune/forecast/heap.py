@@ -75,8 +75,8 @@ class Start(NamedTuple):
         hole_bytes: room for small objects. 0.3 to 1.1 MiB were traced, in holes and behind the end; none at all is a
             start that agrees with the measured peaks, too.
         stretch: how many times as long as listed the passing objects live.
-        with_node: how many more of the smallest objects come and go with each node; of up to 24 bytes, 4 to 9 in all
-            were traced.
+        with_node: how many more of the smallest objects come and go with an activation's nodes; of up to 24 bytes, 4
+            to 9 in all were traced.
     """
 
     hole_bytes: int
@@ -118,7 +118,7 @@ def _peak_bytes(events: Iterable[Event], beside: Surroundings, start: Start) -> 
             count = beside.activations.get(storage, 0)
             nodes += map(take, NODE_OBJECTS * count)
             chunks[storage] = [*map(take, STORAGE_IMPL), heap.memalign(size_bytes), *map(take, TENSOR_OBJECTS)]
-            nodes += map(take, with_node * count)
+            nodes += map(take, with_node if count else ())
         passing.take()
     return heap.peak_bytes
 

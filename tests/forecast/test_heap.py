@@ -159,8 +159,8 @@ def test_beside_each_activation_lies_a_node():
 def test_an_activation_that_stands_for_several_operators_has_as_many_nodes_beside_it():
     size, count = 8192, 2000
     events = births(range(count), size)
-    none, one, four = (heap_peak_bytes(events, Surroundings(dict.fromkeys(range(count), n))) for n in (0, 1, 4))
-    assert four - none == pytest.approx(4 * (one - none), rel=0.03)
+    one, four = (heap_peak_bytes(events, Surroundings(dict.fromkeys(range(count), n))) for n in (1, 4))
+    assert (four - one) / count == pytest.approx(3 * (480 + 32), rel=0.03)
 
 
 def test_beside_a_storage_inside_a_kernel_lies_nothing():

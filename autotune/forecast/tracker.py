@@ -155,8 +155,7 @@ class ByteTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._births: list[str] = []  # the phase in which each storage was born
         self._step_ends: list[int] = []
         self._bare: set[int] = set()
-        self._nodes: dict[int, int] = {}  # beside each activation
-        self._first_results: set[int] = set()  # the first storage that each operator returned
+        self._nodes: dict[int, int] = {}  # beside each storage: one with the first that an operator returns
         self._last_returned = -1  # by which operator a storage was returned last
         self._phase = FORWARD
         self._in_optimizer = False
@@ -234,9 +233,8 @@ class ByteTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         storage.said_bytes, storage.counted_bytes = said_bytes, counted_bytes
         self._storages[storage.key] = storage
         self._births.append(self._phase)
-        if self._last_returned != self.operators:
-            self._last_returned = self.operators
-            self._first_results.add(storage.number)
+        self._nodes[storage.number] = int(self._last_returned != self.operators)
+        self._last_returned = self.operators
         self._count(storage.number, counted_bytes)
         return storage
 
@@ -358,7 +356,7 @@ class ByteTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for storage in self._storages.values():
             if self._births[storage.number] == born_in:
                 self._owners.setdefault(storage.number, owner)
-                self._nodes[storage.number] = getattr(storage(), NODES, int(storage.number in self._first_results))
+                self._nodes[storage.number] = getattr(storage(), NODES, self._nodes[storage.number])
 
     def _start_optimizer(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
@@ -395,7 +393,7 @@ class ByteTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def surroundings(self) -> Surroundings:
         """What small objects lay beside the storages."""
         activations = (number for number, owner in self._owners.items() if owner is Owner.ACTIVATIONS)
-        nodes = {number: self._nodes.get(number, 1) for number in activations}
+        nodes = {number: self._nodes[number] for number in activations}
         return Surroundings(nodes, tuple(self._step_ends), frozenset(self._bare))
 
     def composition(self) -> Composition:
@@ -430,7 +428,8 @@ def _goes_into_its_first(into: Any, other: Any, **kwargs: Any) -> bool:
     """
     if kwargs or not isinstance(other, torch.Tensor) or torch.is_grad_enabled():
         return False
-    if into._use_count() != HELD_BY_ONE["tensor"] or into.layout is not torch.strided:
+    counted = getattr(into, "_use_count", int)()  # not every torch tells
+    if counted != HELD_BY_ONE["tensor"] or into.layout is not torch.strided:
         return False
     shared: int = torch._C._storage_Use_Count(into.untyped_storage()._cdata)
     return shared == HELD_BY_ONE["storage"] and bool(aten.is_non_overlapping_and_dense.default(into))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +230,13 @@ def test_the_users_own_error_arrives_with_its_traceback() -> None:
     with pytest.raises(WorkloadError, match="the user's own") as caught:
         find_batch_size(Net(fails=True), Data(), quiet=True)
     assert 'raise KeyError("the user\'s own")' in caught.value.user_traceback
+
+
+def test_nothing_is_left_in_the_folder_for_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert find_batch_size(Net(), Data(), **QUICK).isolated
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("autotune")] == []
 
 
 def test_a_module_without_a_loader_is_refused_with_what_to_give() -> None:

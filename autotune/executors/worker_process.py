@@ -29,6 +29,7 @@ from autotune.executors.channel import ClosedError, offer
 from autotune.executors.messages import Begun, Built, Ended, Job, Refused, Run, describe_exit, from_worker
 from autotune.executors.watchdog import Watch, Watchdog
 from autotune.trial import Evidence, Outcome
+from autotune.workloads import scratch
 
 WATCH_SECONDS = 0.02  # pages arrive at up to 3 GiB/s: 60 MiB between two looks
 STALL_SECONDS = 15.0  # a child without processor time for so long is taken for deadlocked after its fork
@@ -71,6 +72,7 @@ class WorkerProcess:
         With `hide_gpus` torch sees none, and so starts no threads for them.
         """
         self._log: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed in close()
+        self._scratch = tempfile.TemporaryDirectory(prefix="autotune-", ignore_cleanup_errors=True)
         self._verbose, self._shown, self._log_start = verbose, 0, 0
         self._forks = False
         offered = offer()
@@ -81,7 +83,7 @@ class WorkerProcess:
             stderr=self._log,
             pass_fds=offered.inherit,
             start_new_session=True,  # Ctrl-C at the terminal is for the parent, which ends the worker itself
-            env={**_environment_for(hide_gpus=hide_gpus), **environment},
+            env={**_environment_for(hide_gpus=hide_gpus), **environment, scratch.VARIABLE: self._scratch.name},
         )
         self._channel = offered.accepted()
 
@@ -175,6 +177,7 @@ class WorkerProcess:
         self._channel.close()
         self._show_log()
         self._log.close()
+        self._scratch.cleanup()
 
     def _next(self) -> object:
         packed = self._channel.receive(WATCH_SECONDS)

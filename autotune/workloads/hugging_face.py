@@ -7,10 +7,7 @@ might write where the caller writes.
 
 from __future__ import annotations
 
-import atexit
 import inspect
-import shutil
-import tempfile
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -24,6 +21,7 @@ from autotune.workloads.fed import MANY, FedLoop
 from autotune.workloads.frameworks import version_note
 from autotune.workloads.live import LiveParts
 from autotune.workloads.plain import refuse_loop_options, set_learning_rate
+from autotune.workloads.scratch import scratch_folder
 from autotune.workloads.sources import source_of
 from autotune.workloads.standard_loop import evaluating
 
@@ -243,11 +241,9 @@ class TrainerCopy:
 
     def __call__(self) -> Trainer:
         """A Trainer of the same class and settings. A user's own `__init__` is not run: what it made is here."""
-        folder = tempfile.mkdtemp(prefix="autotune-")
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
         trainer = self.kind.__new__(self.kind)
         vars(trainer).update(self.own)
-        arguments = self.arguments(**self.settings | QUIET | {"output_dir": folder})
+        arguments = self.arguments(**self.settings | QUIET | {"output_dir": scratch_folder()})
         Trainer.__init__(trainer, args=arguments, **self.given)
         return trainer
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
@@ -26,6 +25,7 @@ from autotune.workloads.fed import FedLoop
 from autotune.workloads.frameworks import version_note
 from autotune.workloads.live import LiveParts
 from autotune.workloads.plain import refuse_loop_options, set_learning_rate, training_of
+from autotune.workloads.scratch import scratch_folder
 from autotune.workloads.sources import Source, source_of
 from autotune.workloads.standard_loop import evaluating
 from autotune.workloads.tracebacks import blame
@@ -106,7 +106,7 @@ class _Steps:
         self._module = module
         self._lightning = lightning
         self._settings = settings
-        self._folder = tempfile.TemporaryDirectory(prefix="autotune-")  # where a module's own callbacks may write
+        self._folder = scratch_folder()  # where a module's own callbacks may write
         self._accumulated = 0
         self._loop: FedLoop | None = None
         self._learning_rate: float | None = None
@@ -165,7 +165,7 @@ class _Steps:
         return self._lightning.Trainer(
             **QUIET | self._settings | settings,
             accumulate_grad_batches=micro_batches if self._module.automatic_optimization else 1,
-            default_root_dir=self._folder.name,
+            default_root_dir=self._folder,
             callbacks=[_around_steps(self._lightning, loop, micro_batches, self.set_before_step)],
         )
 

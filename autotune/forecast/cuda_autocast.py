@@ -33,9 +33,9 @@ LOWER_PRECISION = _names(
     " conv_transpose3d.input convolution prelu addmm addmv addr matmul einsum mm mv linalg_vecdot linear addbmm baddbmm"
     " bmm chain_matmul linalg_multi_dot _thnn_fused_lstm_cell _thnn_fused_gru_cell lstm_cell gru_cell rnn_tanh_cell"
     " rnn_relu_cell _scaled_dot_product_flash_attention scaled_dot_product_attention cudnn_convolution"
-    " cudnn_convolution_transpose"
+    " cudnn_convolution_transpose _cudnn_rnn"
 )
-"""AT_FORALL_LOWER_PRECISION_FP, and cuDNN's own convolutions: run in autocast's type."""
+"""AT_FORALL_LOWER_PRECISION_FP, and what cuDNN has of its own: run in autocast's type."""
 
 FP32_RESULT = _names(
     "prod prod.dim_int softmax.int log_softmax.int cumprod cumsum linalg_vector_norm linalg_matrix_norm"

@@ -446,12 +446,13 @@ class Probe:
     def _shortfall(self, trial: Trial) -> str:
         """By how much it falls short: measured without the limits, where the machine allows that."""
         budget = self.opened.budget_bytes
+        refusal = trial.evidence.text if trial.evidence else trial.outcome.value
         if trial.measurement is None:
             request = TrialRequest(batch_size=trial.batch_size, effort=BISECT, enforce=False)
             trial = self.run_trial(request, "target", "how much would it need?")
-        if trial.measurement is None:
-            return f"{trial.evidence.text if trial.evidence else trial.outcome.value}"
-        peak = trial.measurement.memory.peak_bytes
+        peak = trial.measurement.memory.peak_bytes if trial.measurement else 0
+        if peak <= budget:  # it is the machine that lacks memory, or the need could not be measured
+            return refusal
         return (
             f"its peak is {format_bytes(peak)}, {format_bytes(peak - budget)} over the budget of {format_bytes(budget)}"
         )

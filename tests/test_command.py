@@ -213,6 +213,15 @@ model = Shared()
 
 
 @needs_root
+def test_a_container_may_be_filled_however_large_the_machine_is(model: Path, tmp_path: Path, cgroup: Path) -> None:
+    """What is left to the machine is a share of the container, of which a share of the machine may be half."""
+    model.write_text(MODEL.replace("time.sleep(0.05)", "torch.held = None; torch.held = torch.ones(75 << 20)"))
+    options = ["--memory-budget", "8GiB", "--max-trials", "1", "--no-forecast"]
+    done = inside(cgroup, command(model, *options, "--output", str(tmp_path / "result.json")))
+    assert done.returncode == 0, done.stderr
+
+
+@needs_root
 def test_a_share_is_of_what_the_container_leaves(model: Path, tmp_path: Path, cgroup: Path) -> None:
     output = tmp_path / "result.json"
     done = inside(cgroup, command(model, "--max-batch-size", "4", "--output", str(output)))

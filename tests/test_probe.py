@@ -194,6 +194,16 @@ def test_nothing_fits_by_far_is_measured_without_the_limit() -> None:
     assert executor.requests[-1].enforce is False  # type: ignore[union-attr]
 
 
+def test_what_fits_the_budget_but_not_the_machine_is_told_as_that() -> None:
+    refusal = Attempt(outcome=Outcome.OUT_OF_MEMORY, evidence=Evidence(source="watchdog", text="1 B left"))
+
+    def short_of_memory(request: Request) -> Attempt | None:
+        return refusal if isinstance(request, TrialRequest) and request.enforce else None
+
+    with pytest.raises(NothingFitsError, match=r"Not even batch size 1 fits: 1 B left\.\n"):
+        probe(FakeExecutor(events=short_of_memory))
+
+
 @pytest.mark.parametrize("outcome", [Outcome.TIMED_OUT, Outcome.CRASHED, Outcome.KERNEL_LIMIT])
 def test_no_trial_that_finishes_is_another_error_than_no_memory(outcome: Outcome) -> None:
     with pytest.raises(NoTrialFinishedError, match="because"):

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import sys
 
-import psutil
-
 from autotune.devices import host
 from autotune.errors import AutotuneError, NothingFitsError, WorkloadError
 from autotune.executors import (
@@ -35,7 +33,7 @@ from autotune.executors.worker_process import StalledError, WorkerProcess
 from autotune.spec import PickledWorkload, ProbeSpec
 from autotune.trial import Evidence, Outcome
 
-RESERVE_SHARE = 0.02  # of the machine's memory is left to it, whatever the budget says
+RESERVE_SHARE = 0.02  # of the machine's memory, or the container's, is left to it, whatever the budget says
 FORECAST_BYTES = 4 << 30  # what a forecast may hold; it allocates little, unless it goes astray
 IDLE_BYTES = 512 << 20  # more than an interpreter takes that has imported torch
 OPEN_SECONDS = 600.0  # building a workload may compile, or read much data
@@ -208,14 +206,15 @@ class ChildExecutor:
 
 
 def _reserve_bytes() -> int:
-    return int(RESERVE_SHARE * psutil.virtual_memory().total)
+    return int(RESERVE_SHARE * host.total_bytes())
 
 
 def _could_not_start(error: AutotuneError) -> Attempt:
     """A worker that was built before and can't be built again: the machine is short, or the code has changed."""
     outcome = Outcome.OUT_OF_MEMORY if isinstance(error, NothingFitsError) else Outcome.CRASHED
     trace = error.user_traceback if isinstance(error, WorkloadError) else ""
-    return Attempt(outcome=outcome, evidence=Evidence(source="exit", text=error.message, user_traceback=trace))
+    evidence = Evidence(source="exit", text=error.message.rstrip("."), user_traceback=trace)
+    return Attempt(outcome=outcome, evidence=evidence)
 
 
 def _forks_safely(device: str) -> bool:

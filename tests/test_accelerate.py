@@ -55,7 +55,11 @@ def test_the_function_is_called_once_here_with_the_size_found_and_trains_as_with
 def test_memory_that_is_short_is_found_out_before_the_training(tmp_path: Path) -> None:
     """Below the cap the largest that fits; nothing crashes here on the way."""
 
-    @find_executable_batch_size(starting_batch_size=4096, quiet=True, memory_budget=f"{500 << 20}")
+    alone = find_executable_batch_size(starting_batch_size=1, **QUICK)(loop)
+    alone()
+    budget_bytes = alone.result.trials[0].measurement.memory.peak_bytes + (190 << 20)
+
+    @find_executable_batch_size(starting_batch_size=4096, quiet=True, memory_budget=f"{budget_bytes}")
     def train(batch_size: int) -> int:
         with (tmp_path / "calls").open("a") as calls:
             calls.write(f"{batch_size}\n")

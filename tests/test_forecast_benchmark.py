@@ -84,7 +84,7 @@ def test_the_peak_of_a_process_grows_with_the_batch() -> None:
 @linux_only
 def test_a_run_out_of_memory_is_a_part_that_failed() -> None:
     with pytest.raises(PartFailedError, match=r"run failed with exit code 1: .*memory"):
-        in_fresh_process("run", case("unet", 2000), GIB // 2)
+        in_fresh_process("run", case("unet", 2000), 2 * GIB)
 
 
 @linux_only

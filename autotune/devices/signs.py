@@ -19,8 +19,9 @@ from dataclasses import dataclass
 
 from autotune.trial import Outcome
 
-FRAMEWORK_ERRORS = frozenset({"RuntimeError"})
-"""torch, cuDNN, oneDNN, Triton and XLA raise this or a subtype (torch.AcceleratorError, JaxRuntimeError)."""
+FRAMEWORK_ERRORS = frozenset({"RuntimeError", "ImportError"})
+"""torch, cuDNN, oneDNN, Triton and XLA raise the first or a subtype (torch.AcceleratorError, JaxRuntimeError); the
+second is what a step gets that loads a library when memory is short."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ SIGNS: tuple[Sign, ...] = (
     _memory_text(r"could not (create|execute) a primitive(?! descriptor)", "oneDNN"),
     _memory_text(r"could not create a memory object", "oneDNN"),
     _memory_text(r"can't start new thread", "Python: no room for a stack"),
+    _memory_text(r"failed to map segment from shared object", "the dynamic loader, in an import"),
     _memory_text(r"unable to mmap", "torch: files and shared memory"),
     _memory_text(r"unable to allocate shared memory|Couldn't allocate shared memory", "torch: shared memory"),
     _memory_text(r"unable to write to file </torch_.*No space left on device", "torch: /dev/shm is full"),

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 from autotune.devices import linux_process as linux
 from autotune.devices.signs import DYING_WORDS, SIGNS, Sign, judge, judge_exit
@@ -49,7 +52,11 @@ REAL = {
         "threading.stack_size(2**28); limit(16); judged(lambda: threading.Thread(target=print).start())",
         "can't start new thread",
     ),
-    "an errno": ("judged(lambda: mmap.mmap(-1, 2**46))", "[Errno 12]"),
+    "an errno": ("judged(lambda: mmap.mmap(-1, 2**46))", r"\[Errno 12\]"),
+    "an import": (
+        "limit(4, resource.RLIMIT_AS); judged(lambda: __import__('numpy'))",
+        "ImportError",  # whose text is NumPy's own, around that of the dynamic loader
+    ),
     "a mapped file": (
         "import torch; path = sys.argv[1]; limit(64, resource.RLIMIT_AS)\n"
         "judged(lambda: torch.from_file(path, shared=True, size=2**28))",
@@ -59,10 +66,10 @@ REAL = {
         "import torch; many = [torch.ones(1)] * 10**7; limit(3); judged(lambda: torch.cat(many))",
         "std::bad_alloc",
     ),
-    "oneDNN": (
+    "oneDNN, or what it allocates with": (  # that has changed with torch's releases
         "import torch; torch.set_num_threads(1); x = torch.ones(4, 16, 12, 12); w = torch.ones(16, 16, 3, 3)\n"
         "limit(1 / 16); judged(lambda: torch.nn.functional.conv2d(x, w))",
-        "could not create a primitive",
+        "could not create a primitive|std::bad_alloc",
     ),
     "more bytes than can be counted": (
         "import torch; judged(lambda: torch.empty(2**61, 8))",
@@ -91,7 +98,7 @@ def test_real_shortage_of_memory(name: str, tmp_path: Path) -> None:
         file.truncate(2**30)  # sparse
     done = run(code, str(big_file))
     assert done.stdout.startswith("out of memory |"), done.stdout + done.stderr
-    assert text in done.stdout
+    assert re.search(text, done.stdout)
 
 
 LOADER = """
@@ -122,6 +129,7 @@ def test_real_loader_workers(body: str, said: str) -> None:
     assert done.stdout.startswith(said), done.stdout + done.stderr
 
 
+@pytest.mark.skipif(Version(version("torch")) >= Version("2.14"), reason="quantile has no limit there")
 def test_a_real_limit_of_a_real_kernel() -> None:
     done = run("import torch; judged(lambda: torch.zeros(2**24 + 1).quantile(0.5))")
     assert done.stdout.startswith("kernel limit | RuntimeError | quantile() input tensor is too large")
@@ -172,6 +180,7 @@ RECORDED = [
     (OOM, "could not execute a primitive"),
     (OOM, "could not create a memory object"),
     (OOM, "can't start new thread"),
+    (OOM, "/lib/libgomp.so.1: failed to map segment from shared object"),
     (OOM, "unable to mmap 536870912 bytes from file </torch_4650_420442964_0>: Cannot allocate memory (12)"),
     (OOM, "$ Torch: unable to mmap memory: you tried to mmap 8GB."),
     (OOM, "unable to allocate shared memory(shm) for file </torch_17_2958_0>: Resource temporarily unavailable (11)"),
@@ -227,8 +236,6 @@ def test_the_same_texts_in_an_error_of_the_users_own_kind_stay_theirs(outcome: O
 
 
 def test_every_row_by_text_is_shown_by_a_recorded_text() -> None:
-    import re
-
     rows = [sign for sign in SIGNS if sign.text]
     assert [row for row in rows if not any(re.search(row.text, text) for _, text in RECORDED)] == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -29,6 +30,7 @@ def cautions(trials: Sequence[Trial], opened: Opened, batch_size: int, *, confir
         found.append("Trials ran in this process, so memory that it held before counts in their peaks.")
     if not confirmed:
         found.append("The recommended batch size was not confirmed in a fresh process: the probe ended before that.")
+    found += _about_quota(opened)
     found += _about_spread(trials, opened)
     found += _about_conditions([t.measurement.conditions for t in trials if t.measurement])
     found += _about_retries(trials)
@@ -37,6 +39,19 @@ def cautions(trials: Sequence[Trial], opened: Opened, batch_size: int, *, confir
     if any(has_diverged(trial) for trial in trials):
         found.append("The loss became NaN or infinite: speed and memory hold all the same, but check the model.")
     return tuple(found)
+
+
+def _about_quota(opened: Opened) -> Iterable[str]:
+    """More threads than processors' time: the kernel stops them all for the rest of each period once that is spent."""
+    environment = opened.environment
+    processors, threads = environment.container_processors, environment.threads
+    if environment.device == "cpu" and processors is not None and threads > math.ceil(processors):
+        fewer = max(1, math.floor(processors))
+        yield (
+            f"{threads} threads share the time of {processors:g} processor{'' if processors == 1 else 's'}, which is "
+            f"all that this container may use. Try --threads {fewer}, and torch.set_num_threads({fewer}) in the "
+            "training: that is often faster."
+        )
 
 
 def _about_spread(trials: Sequence[Trial], opened: Opened) -> Iterable[str]:

@@ -241,6 +241,7 @@ class Trial(Record, frozen=True):
 class Environment(Record, frozen=True):
     """Where a probe ran, complete enough to explain why another machine's figures differ.
 
+    `container_processors` is how many processors' time the container may use, where it limits that;
     `allocator_settings` are the environment's variables that say how memory is allocated, as in a shell.
     """
 
@@ -261,6 +262,7 @@ class Environment(Record, frozen=True):
     runtime_version: str | None = None
     command_line: str = ""
     allocator_settings: str = ""
+    container_processors: float | None = None
 
 
 class Training(Record, frozen=True):

@@ -46,6 +46,17 @@ def test_others_are_not(trial: Trial, where: Opened, recommended: int) -> None:
     assert cautions([trial], where, recommended, confirmed=True) == ()
 
 
+@pytest.mark.parametrize(
+    ("processors", "threads", "device", "fewer"),
+    [(2.0, 8, "cpu", "--threads 2"), (0.5, 2, "cpu", "--threads 1"), (1.5, 2, "cpu", ""), (2.0, 8, "cuda:0", "")],
+)
+def test_more_threads_than_processor_time_are_named(processors: float, threads: int, device: str, fewer: str) -> None:
+    where = opened(device=device)
+    environment = msgspec.structs.replace(where.environment, container_processors=processors, threads=threads)
+    found = cautions([], msgspec.structs.replace(where, environment=environment), 32, confirmed=True)
+    assert [fewer in text for text in found] == [True] * bool(fewer)
+
+
 def test_a_cliff_is_explained_once() -> None:
     trials = [faulting(16, 10, 0.1), faulting(32, 20_000, 0.9)]
     (found,) = cautions(trials, opened(), 32, confirmed=True)

@@ -65,6 +65,11 @@ def test_markdown_of_several_results_lines_them_up() -> None:
     assert {"Example CPU 9000", "Example GPU"} <= set(page.text("td"))
 
 
+def test_what_a_container_limits_is_told() -> None:
+    inside = replace(ENVIRONMENT, container_limit_bytes=2 << 30, container_processors=1.5)
+    assert "2.00 GiB, the time of 1.5 processors" in shown(markdown([example_result(environment=inside)])).text("td")
+
+
 def test_hostile_texts_stay_text_in_markdown() -> None:
     plain, hostile = shown(markdown([named("plain")])), shown(markdown([named(HOSTILE)]))
     assert hostile.tags == plain.tags

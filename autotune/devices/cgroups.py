@@ -1,12 +1,13 @@
-"""What the container allows: the memory limit, what is left of it, and whom the kernel killed for it.
+"""What the container allows: memory, what is left of it, whom the kernel killed for it, and processor time.
 
 Needs Linux's /proc and /sys, no torch; elsewhere every answer is None. Promises the tightest answer: a
 process is bound by its own cgroup and by each one above it, so all of them are read.
 
 Both versions are read, since both are in use: version 2 (`memory.max`, `memory.current`, `memory.events`) and
-version 1 (`memory.limit_in_bytes`, `memory.usage_in_bytes`, `memory.oom_control`). Cached file pages that the
-kernel would drop first (`inactive_file`) count as free, as the kernel's own `MemAvailable` and Kubernetes'
-working set do. Sources: Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst in the Linux tree.
+version 1 (`memory.limit_in_bytes`, `memory.usage_in_bytes`, `memory.oom_control`), and so of processor time
+(`cpu.max`; `cpu.cfs_quota_us`). Cached file pages that the kernel would drop first (`inactive_file`) count as free, as
+the kernel's own `MemAvailable` and Kubernetes' working set do. Sources: Documentation/admin-guide/cgroup-v2.rst,
+cgroup-v1/memory.rst and scheduler/sched-bwc.rst in the Linux tree.
 
 Every function takes a `root` to read below, so that a recorded tree can stand in for the machine.
 """
@@ -16,6 +17,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+Version = TypeVar("Version")
+"""What differs between the versions of cgroups."""
 
 NO_LIMIT_BYTES = 1 << 62
 """Version 1 writes 'no limit' as the largest whole number of pages, 2**63 - 4096 on x86: anything like it."""
@@ -33,11 +38,12 @@ class _Files:
 
 _V1 = _Files("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", "memory.oom_control")
 _V2 = _Files("memory.max", "memory.current", "inactive_file", "memory.events")
+_QUOTA_V1, _QUOTA_V2 = ("cpu.cfs_quota_us", "cpu.cfs_period_us"), ("cpu.max",)
 
 
 def limit_bytes(root: Path = Path("/")) -> int | None:
     """The memory that the container may hold, in bytes; None where nothing limits it."""
-    limits = [limit for folder, files in _levels(root) if (limit := _limit(folder, files)) is not None]
+    limits = [limit for folder, files in _memory_levels(root) if (limit := _limit(folder, files)) is not None]
     return min(limits, default=None)
 
 
@@ -45,7 +51,7 @@ def available_bytes(root: Path = Path("/")) -> int | None:
     """What is left below the limit, in bytes, at the tightest level; None where nothing limits it."""
     left = [
         max(0, limit - _used(folder, files))
-        for folder, files in _levels(root)
+        for folder, files in _memory_levels(root)
         if (limit := _limit(folder, files)) is not None
     ]
     return min(left, default=None)
@@ -57,7 +63,7 @@ def oom_kills(root: Path = Path("/")) -> int | None:
     The cgroup's count also contains kills for want of memory on the whole machine, if the victim was in it.
     The machine's count, from /proc/vmstat, stands in on version 2's root, which keeps none of its own.
     """
-    for folder, files in _levels(root):
+    for folder, files in _memory_levels(root):
         own = _fields(folder / files.events).get("oom_kill")
         return own if own is not None else machine_oom_kills(root)
     return machine_oom_kills(root)
@@ -68,33 +74,51 @@ def machine_oom_kills(root: Path = Path("/")) -> int | None:
     return _fields(root / "proc/vmstat").get("oom_kill")
 
 
-def _levels(root: Path) -> Iterator[tuple[Path, _Files]]:
-    """The process' own cgroup and each one above it, up to the root of what is mounted here."""
-    place = _place(root)
+def processors(root: Path = Path("/")) -> float | None:
+    """How many processors' time the container may use at most, 1.5 for example; None where nothing limits it."""
+    quotas = [_quota(folder, files) for folder, files in _levels(root, "cpu", _QUOTA_V1, _QUOTA_V2)]
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def _memory_levels(root: Path) -> Iterator[tuple[Path, _Files]]:
+    return _levels(root, "memory", _V1, _V2)
+
+
+def _levels(root: Path, controller: str, first: Version, second: Version) -> Iterator[tuple[Path, Version]]:
+    """The process' own cgroup and each one above it, up to the root of what is mounted here, and its version."""
+    place = _place(root, controller, first, second)
     if place is None:
         return
-    mount, listed, files = place
+    mount, listed, version = place
     folder = mount / listed.lstrip("/")
     if ".." in Path(listed).parts or not folder.is_dir():
         folder = mount  # in a container the list may name a path outside it; what is mounted is then ours
     while True:
-        yield folder, files
+        yield folder, version
         if folder == mount:
             return
         folder = folder.parent
 
 
-def _place(root: Path) -> tuple[Path, str, _Files] | None:
-    """Mount point, listed path and version. Where both versions run, memory belongs to the one that lists it."""
+def _place(root: Path, controller: str, first: Version, second: Version) -> tuple[Path, str, Version] | None:
+    """Mount point, listed path and version. Where both versions run, a controller belongs to the one that lists it."""
     lines = _text(root / "proc/self/cgroup").splitlines()
     entries = [line.split(":", 2) for line in lines if line.count(":") >= 2]
     for _, controllers, path in entries:
-        if "memory" in controllers.split(","):
-            return root / "sys/fs/cgroup/memory", path, _V1
+        if controller in controllers.split(","):
+            return root / "sys/fs/cgroup" / controller, path, first
     for number, _, path in entries:
         if number == "0":
-            return root / "sys/fs/cgroup", path, _V2
+            return root / "sys/fs/cgroup", path, second
     return None
+
+
+def _quota(folder: Path, files: tuple[str, ...]) -> float | None:
+    """Processor time per time that passes: both stand in one file or in two; -1 or "max" stands for no limit."""
+    figures = " ".join(_text(folder / name) for name in files).split()
+    if len(figures) != 2 or not all(figure.isdigit() for figure in figures):
+        return None
+    return int(figures[0]) / int(figures[1])
 
 
 def _limit(folder: Path, files: _Files) -> int | None:

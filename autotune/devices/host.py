@@ -23,13 +23,17 @@ from autotune.devices import cgroups
 
 @dataclass(frozen=True, kw_only=True)
 class HostFacts:
-    """What the machine is. `memory_bytes` is what is built in, whatever a container leaves of it."""
+    """What the machine is. `memory_bytes` is what is built in, whatever a container leaves of it.
+
+    `container_processors` is how many processors' time the container may use, where it limits that.
+    """
 
     processor: str
     physical_cores: int | None
     logical_cores: int
     memory_bytes: int
     container_limit_bytes: int | None
+    container_processors: float | None
     platform: str
     python_version: str
 
@@ -42,6 +46,7 @@ def facts() -> HostFacts:
         logical_cores=logical_cores(),
         memory_bytes=psutil.virtual_memory().total,
         container_limit_bytes=container_limit_bytes(),
+        container_processors=cgroups.processors(),
         platform=platform.platform(),
         python_version=platform.python_version(),
     )

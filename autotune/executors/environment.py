@@ -23,6 +23,7 @@ def environment_of(built: Built) -> Environment:
         threads=built.threads,
         host_memory_bytes=facts.memory_bytes,
         container_limit_bytes=facts.container_limit_bytes,
+        container_processors=facts.container_processors,
         device=built.device,
         device_name=facts.processor if on_cpu else built.device_name,
         device_memory_bytes=None if on_cpu else built.total_bytes,

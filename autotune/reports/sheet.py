@@ -29,6 +29,7 @@ from autotune.reports.training_words import quality_words, verification_words
 from autotune.reports.words import advice, answer, cautions, feeding, forecast_quality
 from autotune.result import Result
 from autotune.spec import Mode
+from autotune.trial import Environment
 from autotune.units import format_bytes, format_count, format_rate, format_seconds, format_share
 
 _SMALL_SHARE = 0.05  # of a probe's time; less is not worth a word
@@ -203,14 +204,22 @@ def _spent(result: Result) -> str:
 
 def _machine(result: Result) -> Iterator[tuple[str, str]]:
     environment = result.environment
-    device_memory, limit = environment.device_memory_bytes, environment.container_limit_bytes
+    device_memory = environment.device_memory_bytes
     cores = f"{environment.physical_cores} cores, " if environment.physical_cores else ""
     threads = f"{environment.threads} of {environment.logical_cores} threads used"
     yield "device", f"{environment.device}, {environment.device_name}"
     yield "device memory", format_bytes(device_memory) if device_memory else ""
     yield "processor", f"{environment.processor}, {cores}{threads}"
     yield "host memory", format_bytes(environment.host_memory_bytes)
-    yield "container's limit", format_bytes(limit) if limit else ""
+    yield "container's limits", _limits(environment)
+
+
+def _limits(environment: Environment) -> str:
+    """What the container may use of the machine; empty where it may use all."""
+    memory_bytes, processors = environment.container_limit_bytes, environment.container_processors
+    memory = format_bytes(memory_bytes) if memory_bytes else ""
+    time = f"the time of {processors:g} processor{'' if processors == 1 else 's'}" if processors else ""
+    return ", ".join(filter(None, (memory, time)))
 
 
 def _software(result: Result) -> Iterator[tuple[str, str]]:

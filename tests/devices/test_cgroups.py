@@ -1,4 +1,4 @@
-"""The container's limit: from recorded trees of both versions, and from a real cgroup with a real kill."""
+"""The container's limits: from recorded trees of both versions, and from a real cgroup with a real kill."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -110,13 +111,50 @@ def test_a_machine_without_cgroups_has_no_limit_and_no_count(tmp_path: Path) -> 
     assert cgroups.oom_kills(tmp_path) is None
 
 
-@pytest.fixture
-def real_cgroup() -> Iterator[Path]:
-    """A cgroup of our own with 96 MiB, on a machine that lets us make one."""
-    folder = V1_MOUNT / f"autotune-test-{os.getpid()}"
+@pytest.mark.parametrize(
+    ("files", "processors"),
+    [
+        ({"proc/self/cgroup": "0::/a/b\n", "a/b/cpu.max": "max 100000\n", "a/cpu.max": "150000 100000\n"}, 1.5),
+        ({"proc/self/cgroup": "0::/a/b\n", "a/b/cpu.max": "max 100000\n"}, None),
+        (
+            {
+                "proc/self/cgroup": "3:cpu,cpuacct:/a\n0::/elsewhere\n",
+                "cpu/a/cpu.cfs_quota_us": "200000\n",
+                "cpu/a/cpu.cfs_period_us": "50000\n",
+                "cpu/cpu.cfs_quota_us": "-1\n",
+                "cpu/cpu.cfs_period_us": "100000\n",
+            },
+            4.0,
+        ),
+        ({}, None),
+    ],
+    ids=["v2", "v2 without limit", "v1", "no cgroups"],
+)
+def test_processor_time_is_the_tightest_quota_over_its_period(
+    tmp_path: Path, files: dict[str, str], processors: float | None
+) -> None:
+    write(tmp_path, {name if name.startswith("proc/") else f"sys/fs/cgroup/{name}": files[name] for name in files})
+    assert cgroups.processors(tmp_path) == processors
+
+
+def test_a_real_quota_is_read_from_inside() -> None:
+    mount = Path("/sys/fs/cgroup/cpu")
+    files = {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "150000"}
+    if not mount.is_dir():
+        mount, files = mount.parent, {"cpu.max": "150000 100000"}
+    with a_cgroup(mount, files) as folder:
+        done = run_inside(folder, "from autotune.devices import host; print(host.facts().container_processors)")
+    assert done.stdout == "1.5\n"
+
+
+@contextmanager
+def a_cgroup(mount: Path, files: dict[str, str]) -> Iterator[Path]:
+    """A cgroup of our own, on a machine that lets us make one."""
+    folder = mount / f"autotune-test-{os.getpid()}"
     try:
         folder.mkdir()
-        (folder / "memory.limit_in_bytes").write_text(str(96 * MIB))
+        for name, text in files.items():
+            (folder / name).write_text(text)
     except OSError as error:
         if folder.is_dir():
             folder.rmdir()
@@ -128,6 +166,13 @@ def real_cgroup() -> Iterator[Path]:
             return
         except OSError:  # the last process has not quite left it
             time.sleep(0.1)
+
+
+@pytest.fixture
+def real_cgroup() -> Iterator[Path]:
+    """With 96 MiB."""
+    with a_cgroup(V1_MOUNT, {"memory.limit_in_bytes": str(96 * MIB)}) as folder:
+        yield folder
 
 
 def run_inside(cgroup: Path, code: str) -> subprocess.CompletedProcess[str]:

@@ -5,8 +5,9 @@ Needs `loading`, `sources` and `plain`. The names, all optional by themselves:
     model, or build_model()                 the module
     loss                                    loss(output, target); left out where the model returns its own
     optimizer, or build_optimizer(params)   AdamW where left out
-    make_batch(batch_size)                  one of these three makes the batches
+    make_batch(batch_size)                  one of these four makes the batches
     dataset                                   (with collate_fn where samples need one)
+    dataloader                                a DataLoader; a dataset beside it is its own
     sample                                    one example, repeated
     make_worst_batch(batch_size)            used instead: the largest batch that an epoch can hold
     dataset_size                            samples in an epoch, where no dataset tells
@@ -36,12 +37,12 @@ from autotune.workloads.plain import Parts, assemble, built, refuse_loop_options
 from autotune.workloads.sources import Source, dataset_length, from_function, from_sample, source_of
 from autotune.workloads.tracebacks import blame
 
-SOURCES = ("make_batch", "dataset", "sample")
+SOURCES = ("make_batch", "dataset", "dataloader", "sample")
 STEPS = ("training_step", "inference_step")
 FUNCTIONS = ("build_model", "build_optimizer", "make_batch", "make_worst_batch", "collate_fn", *STEPS)
 DATA = ("datamodule", "dataloader", "dataset", "make_batch")  # where a framework's adapter takes its batches from
-FRAMEWORK_NAMES = ("trainer", "datamodule", "dataloader")
-NAMES = ("model", "loss", "optimizer", "dataset", "sample", "dataset_size", *FRAMEWORK_NAMES, *FUNCTIONS)
+FRAMEWORK_NAMES = ("trainer", "datamodule")
+NAMES = ("model", "loss", "optimizer", "dataset", "dataloader", "sample", "dataset_size", *FRAMEWORK_NAMES, *FUNCTIONS)
 
 MODEL_LINES = "Add:\ndef build_model():\n    return ...  # a torch.nn.Module"
 BATCH_LINES = "Add, with your own shapes:\ndef make_batch(batch_size):\n    return inputs, targets"
@@ -74,9 +75,12 @@ def from_file(target: str, options: BuildOptions) -> Workload:
 
 
 def _names_of(module: ModuleType) -> dict[str, Any]:
-    """The names that are there. An imported module that happens to be called `model` or `loss` is none."""
+    """The names that count. An imported module that happens to be called `model` or `loss` is none."""
     values = {name: getattr(module, name, None) for name in NAMES}
-    return {name: value for name, value in values.items() if value is not None and not isinstance(value, ModuleType)}
+    found = {name: value for name, value in values.items() if value is not None and not isinstance(value, ModuleType)}
+    if "dataset" in found and getattr(found.get("dataloader"), "dataset", None) is found["dataset"]:
+        del found["dataset"]  # the loader reads it, and knows how
+    return found
 
 
 def _live_parts(found: Mapping[str, Any], model: Any, module: ModuleType, name: str) -> LiveParts:
@@ -104,14 +108,19 @@ def _parts(found: Mapping[str, Any], model: Any, name: str) -> Parts:
 def _source(found: Mapping[str, Any]) -> Source:
     collate_fn, size = found.get("collate_fn"), found.get("dataset_size")
     if "make_worst_batch" in found:
-        known = size if size is not None else dataset_length(found.get("dataset"))
+        known = size if size is not None else dataset_length(_samples_of(found))
         return Source(make_batch=found["make_worst_batch"], dataset_size=known)
     if "sample" in found:
         return replace(from_sample(found["sample"], collate_fn), dataset_size=size)
     if "make_batch" in found:
         return replace(from_function(found["make_batch"]), dataset_size=size)
-    source = source_of(found["dataset"], collate_fn)
+    source = source_of(found.get("dataset", found.get("dataloader")), collate_fn)
     return source if size is None else replace(source, dataset_size=size)
+
+
+def _samples_of(found: Mapping[str, Any]) -> Any:
+    """The dataset, by itself or in a DataLoader."""
+    return found.get("dataset", getattr(found.get("dataloader"), "dataset", None))
 
 
 # What is missing or ambiguous
@@ -131,9 +140,9 @@ def _check_names(found: Mapping[str, Any], name: str) -> None:
     if "make_worst_batch" not in found:
         _check_one_of(found, SOURCES, name)
         if not any(source in found for source in SOURCES):
+            wanted = f"{', '.join(SOURCES[:-1])} or {SOURCES[-1]}"
             raise UsageError(
-                f"{name} has {_listed(found)}, but nothing to make batches of: make_batch, dataset or sample.",
-                remedy=BATCH_LINES,
+                f"{name} has {_listed(found)}, but nothing to make batches of: {wanted}.", remedy=BATCH_LINES
             )
 
 

@@ -95,6 +95,25 @@ def collate_fn(samples):
     assert workload.dataset_size == 30
 
 
+@pytest.mark.parametrize("collates", [False, True])
+def test_a_dataloader_brings_its_dataset_and_how_it_is_read(write_file, train, collates):
+    data = """
+from torch.utils.data import DataLoader, TensorDataset
+dataset = TensorDataset(torch.randn(10, 4), torch.randint(3, (10,)))
+def double(samples):
+    inputs, targets = torch.utils.data.default_collate(samples)
+    return 2 * inputs, targets
+"""
+    collate_fn = "double" if collates else None
+    loader = f"dataloader = DataLoader(dataset, batch_size=2, num_workers=2, collate_fn={collate_fn})\n"
+    workload = opened(write_file(HEAD + NET + LOSS + data + loader), train)
+    step_once(workload, 8)
+    assert workload.dataset_size == 10
+    assert workload.num_workers == 2
+    plain = opened(write_file(HEAD + NET + LOSS + data, "plain.py"), train)
+    assert torch.equal(workload.make_batch(8)[0], (1 + collates) * plain.make_batch(8)[0])
+
+
 def test_sample_is_stacked(write_file, train):
     workload = opened(write_file(HEAD + NET + LOSS + "sample = (torch.ones(4), 2)\n"), train)
     step_once(workload, 5)

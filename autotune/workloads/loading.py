@@ -167,9 +167,11 @@ def _is_installed(top: str) -> bool:
 
 def _failed_import(error: ImportError, what: str) -> UsageError:
     owner = f" of {error.name}" if error.name else ""
-    return UsageError(
-        f"{_place(error, what)} cannot import: {one_line(error)}", remedy=f"Check the spelling, and the version{owner}."
-    )
+    remedy = f"Check the spelling, and the version{owner}."
+    if "no known parent package" in str(error):
+        module = what.removesuffix(".py")
+        remedy = f"Name it as a part of its package, from the folder that holds that: autotune probe PACKAGE.{module}"
+    return UsageError(f"{_place(error, what)} cannot import: {one_line(error)}", remedy=remedy)
 
 
 def _place(error: BaseException, what: str) -> str:

@@ -340,6 +340,11 @@ def test_an_imported_module_called_loss_is_not_the_loss_and_a_forgotten_loss_is_
             "no parameter that requires a gradient",
             "--mode inference",
         ),
+        (
+            "from .parts import model\n",
+            "cannot import: ImportError: attempted relative",
+            "autotune probe PACKAGE.model",
+        ),
         ("def workload(): return 3\n", "workload() of model.py returned a int", "return autotune.Workload("),
         (
             "from autotune.workloads import Workload\ndef workload(): return Workload(make_batch=len)\n",

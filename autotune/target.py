@@ -41,13 +41,14 @@ def answer_target(target: int, probe: Runner) -> TargetAnswer:
     if trial.accepted:
         return TargetAnswer(batch_size=target, fits=True, peak_bytes=_peak(trial))
     peak_bytes, certainty = _peak_needed(target, trial, probe)
+    lacking_bytes = max(0, (peak_bytes or 0) - probe.opened.budget_bytes)
     return TargetAnswer(
         batch_size=target,
         fits=False,
         peak_bytes=peak_bytes,
-        shortfall_bytes=None if peak_bytes is None else max(peak_bytes - probe.opened.budget_bytes, 0),
-        shortfall_is=certainty,
-        refused_by=_reason(trial),
+        shortfall_bytes=lacking_bytes or None,
+        shortfall_is=certainty if lacking_bytes else None,
+        refused_by=_reason(trial, within_budget=peak_bytes is not None and not lacking_bytes),
         plan=_plan(target, probe),
     )
 
@@ -56,7 +57,10 @@ def _peak(trial: Trial) -> int | None:
     return trial.measurement.memory.peak_bytes if trial.measurement else None
 
 
-def _reason(trial: Trial) -> str:
+def _reason(trial: Trial, *, within_budget: bool) -> str:
+    """Why it was refused; where the budget would do, in full: the machine lacked memory, or peaks differ."""
+    if within_budget and trial.evidence:
+        return trial.evidence.text
     return trial.outcome.value if not trial.fits else "latency"
 
 

@@ -274,6 +274,17 @@ def test_a_target_beyond_the_machine_is_estimated_and_says_so() -> None:
     assert (target.peak_bytes, target.shortfall_is) == (2800, "estimated")
 
 
+def test_a_target_within_the_budget_that_the_machine_has_no_room_for_is_told_as_that() -> None:
+    full = Attempt(outcome=Outcome.OUT_OF_MEMORY, evidence=Evidence(source="watchdog", text="1 B left"))
+
+    def no_room(request: Request) -> Attempt | None:
+        return full if isinstance(request, TrialRequest) and request.enforce and request.batch_size >= 30 else None
+
+    target = probe(FakeExecutor(events=no_room), target=50).target
+    assert target is not None and not target.fits and target.plan is not None
+    assert (target.peak_bytes, target.shortfall_bytes, target.refused_by) == (550, None, "1 B left")
+
+
 def test_a_prime_target_is_reached_from_above() -> None:
     target = probe(FakeExecutor(), target=211).target
     assert target is not None and target.plan is not None

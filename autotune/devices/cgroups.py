@@ -5,8 +5,9 @@ process is bound by its own cgroup and by each one above it, so all of them are 
 
 Both versions are read, since both are in use: version 2 (`memory.max`, `memory.current`, `memory.events`) and
 version 1 (`memory.limit_in_bytes`, `memory.usage_in_bytes`, `memory.oom_control`), and so of processor time
-(`cpu.max`; `cpu.cfs_quota_us`). Cached file pages that the kernel would drop first (`inactive_file`) count as free, as
-the kernel's own `MemAvailable` and Kubernetes' working set do. Sources: Documentation/admin-guide/cgroup-v2.rst,
+(`cpu.max`; `cpu.cfs_quota_us`). Cached file pages that no process maps count as free: the kernel drops them before it
+kills. Its own `MemAvailable` counts so, too; Kubernetes' working set only those not read lately (`inactive_file`), and
+so counts a dataset that was read twice as memory in use. Sources: Documentation/admin-guide/cgroup-v2.rst,
 cgroup-v1/memory.rst and scheduler/sched-bwc.rst in the Linux tree.
 
 Every function takes a `root` to read below, so that a recorded tree can stand in for the machine.
@@ -32,12 +33,28 @@ class _Files:
 
     limit: str
     usage: str
-    droppable: str
+    inactive: str
+    active: str
+    mapped: str
     events: str
 
 
-_V1 = _Files("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", "memory.oom_control")
-_V2 = _Files("memory.max", "memory.current", "inactive_file", "memory.events")
+_V1 = _Files(
+    limit="memory.limit_in_bytes",
+    usage="memory.usage_in_bytes",
+    inactive="total_inactive_file",
+    active="total_active_file",
+    mapped="total_mapped_file",
+    events="memory.oom_control",
+)
+_V2 = _Files(
+    limit="memory.max",
+    usage="memory.current",
+    inactive="inactive_file",
+    active="active_file",
+    mapped="file_mapped",
+    events="memory.events",
+)
 _QUOTA_V1, _QUOTA_V2 = ("cpu.cfs_quota_us", "cpu.cfs_period_us"), ("cpu.max",)
 
 
@@ -128,7 +145,9 @@ def _limit(folder: Path, files: _Files) -> int | None:
 
 def _used(folder: Path, files: _Files) -> int:
     text = _text(folder / files.usage).strip()
-    droppable = _fields(folder / "memory.stat").get(files.droppable, 0)
+    stat = _fields(folder / "memory.stat")
+    inactive, active, mapped = (stat.get(name, 0) for name in (files.inactive, files.active, files.mapped))
+    droppable = inactive + max(0, active - mapped)  # what is mapped is in use, and so as a rule among the active
     return max(0, int(text) - droppable) if text.isdigit() else 0
 
 

@@ -29,11 +29,14 @@ def write(root: Path, files: dict[str, str]) -> None:
         path.write_text(text)
 
 
-def v2_level(folder: str, limit: str, used: int, inactive_file: int = 0, oom_kill: int = 0) -> dict[str, str]:
+def v2_level(
+    folder: str, limit: str, used: int, inactive_file: int = 0, oom_kill: int = 0, *, unmapped: int = 0
+) -> dict[str, str]:
+    files = f"inactive_file {inactive_file}\nactive_file {7 + unmapped}\nfile_mapped 7\n"
     return {
         f"sys/fs/cgroup/{folder}memory.max": f"{limit}\n",
         f"sys/fs/cgroup/{folder}memory.current": f"{used}\n",
-        f"sys/fs/cgroup/{folder}memory.stat": f"anon 1\nfile 2\ninactive_file {inactive_file}\nactive_file 7\n",
+        f"sys/fs/cgroup/{folder}memory.stat": f"anon 1\nfile 2\n{files}",
         f"sys/fs/cgroup/{folder}memory.events": f"low 0\nhigh 0\nmax 9\noom 3\noom_kill {oom_kill}\n",
     }
 
@@ -52,6 +55,11 @@ def test_v2_reads_limit_use_less_droppable_pages_and_kills(tmp_path: Path) -> No
     assert cgroups.limit_bytes(tmp_path) == 512 * MIB
     assert cgroups.available_bytes(tmp_path) == 312 * MIB
     assert cgroups.oom_kills(tmp_path) == 2
+
+
+def test_cached_files_count_as_free_unless_a_process_maps_them(tmp_path: Path) -> None:
+    write(tmp_path, {"proc/self/cgroup": "0::/\n"} | v2_level("", str(512 * MIB), 300 * MIB, 0, unmapped=200 * MIB))
+    assert cgroups.available_bytes(tmp_path) == 412 * MIB
 
 
 def test_v2_takes_the_tightest_of_all_levels(tmp_path: Path) -> None:
@@ -197,6 +205,19 @@ def test_a_real_limit_is_read_from_inside_and_a_real_kill_is_counted(real_cgroup
     assert run_inside(real_cgroup, f"bytearray({512 * MIB})").returncode == -signal.SIGKILL
     after = run_inside(real_cgroup, read)
     assert int(after.stdout.split()[2]) == 1
+
+
+def test_a_file_that_was_read_twice_takes_nothing(real_cgroup: Path, tmp_path: Path) -> None:
+    code = (
+        "import os\nfrom pathlib import Path\nfrom autotune.devices import cgroups as c\n"
+        f"path, before = Path({str(tmp_path / 'data')!r}), c.available_bytes()\n"
+        f"with path.open('wb') as file: file.write(os.urandom({40 * MIB})); file.flush(); os.fsync(file)\n"
+        "for _ in range(3):\n"
+        "    with path.open('rb') as file:\n"
+        "        while file.read(1 << 16): pass\n"
+        "print(before - c.available_bytes())"
+    )
+    assert int(run_inside(real_cgroup, code).stdout) < 8 * MIB
 
 
 def test_what_is_available_inside_falls_by_what_is_taken(real_cgroup: Path) -> None:

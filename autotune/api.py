@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
@@ -474,13 +473,13 @@ def in_a_file(parts: LiveParts) -> Iterator[PickledWorkload]:
     """
     from autotune.workloads.frameworks import adapter_of
     from autotune.workloads.live import pack
+    from autotune.workloads.scratch import temporary_folder
 
-    packed = pack(parts)
     adapter = adapter_of(parts.model)
     environment = adapter.environment() if adapter else {}
-    with tempfile.TemporaryDirectory(prefix="autotune-") as folder:
+    with temporary_folder() as folder:
         path = Path(folder) / "parts.pickle"
-        path.write_bytes(packed)
+        pack(parts, path)
         yield PickledWorkload(path=str(path), search_path=tuple(sys.path), environment=environment, name=parts.name)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from packing import pack, unpack
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -16,7 +17,7 @@ pytest.importorskip("greenlet")
 from autotune import UsageError, WorkloadError, find_batch_size
 from autotune.accelerate import find_executable_batch_size
 from autotune.workloads import BuildOptions
-from autotune.workloads.live import LiveParts, from_live, pack, unpack
+from autotune.workloads.live import LiveParts, from_live
 from autotune.workloads.own_loops import OwnLoop, Samples
 
 TRAIN = BuildOptions(device="cpu", mode="train")

@@ -158,6 +158,18 @@ def test_a_full_disk_loses_nothing(model: Path, tmp_path: Path) -> None:
     assert "Use batch size 8" in done.stdout
 
 
+@needs_root
+def test_nowhere_to_put_temporary_files_is_told_in_a_line() -> None:
+    hidden = 'mount --bind /proc /tmp && mount --bind /proc /var/tmp && cd /proc && exec "$@"'
+    arguments = ["unshare", "--mount", "sh", "-c", hidden, "sh", *AUTOTUNE, "probe", "autotune.examples.digits"]
+    done = run(arguments, env=os.environ | {"TMPDIR": "/proc"})
+    if "unshare" in done.stderr or "mount:" in done.stderr:
+        pytest.skip("hiding a folder is not permitted here")
+    assert done.returncode == 2
+    assert "no folder for temporary files" in done.stderr and "TMPDIR" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.fixture
 def cgroup() -> Iterator[Path]:
     """A memory cgroup of our own with a real limit of 1 GiB."""

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from packing import pack, unpack
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -19,7 +20,7 @@ from autotune.executors import GradientsRequest
 from autotune.gradient_noise import measure_gradients
 from autotune.workloads import BuildOptions
 from autotune.workloads.distributed import DistributedCopy
-from autotune.workloads.live import LiveParts, from_live, pack, unpack
+from autotune.workloads.live import LiveParts, from_live
 
 pytestmark = pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="torch lacks gloo here")
 

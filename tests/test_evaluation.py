@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from packing import pack, unpack
 from torch import nn
 
 from autotune.bench import Bench
@@ -18,7 +19,7 @@ from autotune.executors import GradientsRequest, TrainRequest
 from autotune.gradient_noise import measure_gradients
 from autotune.held_out import train
 from autotune.workloads import BuildOptions, Workload
-from autotune.workloads.live import LiveParts, from_live, pack, unpack
+from autotune.workloads.live import LiveParts, from_live
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the frameworks' own, of many kinds
 

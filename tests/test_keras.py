@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from packing import pack, unpack
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 keras = pytest.importorskip("keras")
@@ -20,7 +21,7 @@ keras = pytest.importorskip("keras")
 from autotune import UsageError, WorkloadError, find_batch_size  # noqa: E402
 from autotune.spec import FileWorkload  # noqa: E402
 from autotune.workloads import BuildOptions  # noqa: E402
-from autotune.workloads.live import LiveParts, from_live, pack, unpack  # noqa: E402
+from autotune.workloads.live import LiveParts, from_live  # noqa: E402
 from autotune.workloads.opening import build_workload  # noqa: E402
 
 pytestmark = [
@@ -277,7 +278,7 @@ TRAINING = """
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from tests.test_keras import X, Y, mlp
+from test_keras import X, Y, mlp
 
 mlp().fit(X, Y, batch_size=int(sys.argv[1]), epochs=3, verbose=0)
 peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
@@ -294,7 +295,7 @@ def test_three_epochs_with_the_size_found_stay_within_the_budget() -> None:
         capture_output=True,
         text=True,
         check=False,
-        cwd=Path(__file__).parent.parent,
+        cwd=Path(__file__).parent,
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.splitlines()[-1]) <= budget_mib

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from packing import pack, unpack
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -24,7 +25,7 @@ from autotune.lightning import BatchSizeAutotuner
 from autotune.spec import FileWorkload
 from autotune.trial import Training
 from autotune.workloads import BuildOptions
-from autotune.workloads.live import LiveParts, from_live, pack, unpack
+from autotune.workloads.live import LiveParts, from_live
 from autotune.workloads.opening import build_workload
 
 pytestmark = [pytest.mark.filterwarnings("ignore")]  # Lightning's, of many kinds
@@ -257,7 +258,7 @@ def test_a_callback_without_anything_to_set_says_which_line_to_add() -> None:
 TRAINING = """
 import sys
 from pathlib import Path
-from tests.test_lightning import BARE, Data, Net, pl
+from test_lightning import BARE, Data, Net, pl
 
 pl.Trainer(max_epochs=3, **BARE).fit(Net(), Data(batch_size=int(sys.argv[1])))
 peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
@@ -274,7 +275,7 @@ def test_three_epochs_with_the_size_found_stay_within_the_budget() -> None:
         capture_output=True,
         text=True,
         check=False,
-        cwd=Path(__file__).parent.parent,
+        cwd=Path(__file__).parent,
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.splitlines()[-1]) <= budget_mib

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from packing import pack, unpack
 
 pytest.importorskip("accelerate")
 transformers = pytest.importorskip("transformers")
@@ -20,7 +21,7 @@ from autotune.spec import FileWorkload  # noqa: E402
 from autotune.transformers import tuned_arguments  # noqa: E402
 from autotune.workloads import BuildOptions  # noqa: E402
 from autotune.workloads.frameworks import adapter_of  # noqa: E402
-from autotune.workloads.live import LiveParts, from_live, pack, unpack  # noqa: E402
+from autotune.workloads.live import LiveParts, from_live  # noqa: E402
 from autotune.workloads.opening import build_workload  # noqa: E402
 
 TRAIN = BuildOptions(device="cpu", mode="train")
@@ -245,7 +246,7 @@ def test_only_a_trainer_is_taken_for_one() -> None:
 TRAINING = """
 import sys
 from pathlib import Path
-from tests.test_transformers import trainer_of
+from test_transformers import trainer_of
 size, folder = int(sys.argv[1]), Path(sys.argv[2])
 trainer = trainer_of(folder, per_device_train_batch_size=size, num_train_epochs=3)
 trainer.train()
@@ -263,7 +264,7 @@ def test_three_epochs_with_the_size_found_stay_within_the_budget(tmp_path: Path)
         capture_output=True,
         text=True,
         check=False,
-        cwd=Path(__file__).parent.parent,
+        cwd=Path(__file__).parent,
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.splitlines()[-1]) <= budget_mib

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from autotune.attempt import perform
 from autotune.bench import Bench, build_bench, with_smallest, workload_facts
-from autotune.devices import DeviceFacts, open_device
+from autotune.devices import open_device
 from autotune.executors import Attempt, ForecastRequest, Opened, Request, TrialRequest
 from autotune.executors.environment import environment_of
 from autotune.executors.messages import Built
@@ -36,16 +36,15 @@ class InProcessExecutor:
         model = parts.model if isinstance(parts.model, nn.Module) else None
         optimizer = parts.optimizer if isinstance(parts.optimizer, Optimizer) else None
         self._snapshot: Snapshot | None = take_snapshot(model, optimizer)
+        self._facts = self._device.facts()
         self._bench: Bench | None = None
 
     def open(self) -> Opened:
         """Set the caller's objects up as a workload. See `Executor.open`."""
-        facts = self._device.facts()
-        free_bytes = facts.free_bytes + self._device.held_bytes()  # training will use what is held already
-        self._total_bytes = facts.total_bytes
+        free_bytes = self._facts.free_bytes + self._device.held_bytes()  # training will use what is held already
         self._budget_bytes = self._spec.budget.resolve(free_bytes)
         self._bench = with_smallest(build_bench(self._spec, self._device, self._parts))
-        return self._opened(facts, free_bytes)
+        return self._opened(free_bytes)
 
     def prepare(self, fresh_processes: int, needed_bytes: int) -> None:
         """There is only the caller's process."""
@@ -57,7 +56,7 @@ class InProcessExecutor:
             why = "the model lives on the device in the caller's own process"
             return Attempt(outcome=Outcome.FAILED, evidence=Evidence(source="exception", text=why))
         enforced = isinstance(request, TrialRequest) and request.enforce
-        self._device.limit(self._budget_bytes if enforced else self._total_bytes)
+        self._device.limit(self._budget_bytes if enforced else self._facts.total_bytes)
         attempt = perform(self._bench, request)
         if attempt.outcome is not Outcome.FITS:
             gc.collect()
@@ -67,13 +66,14 @@ class InProcessExecutor:
     def close(self) -> None:
         """Put the caller's objects back as they were. May be called twice."""
         if self._snapshot is not None:
-            self._device.limit(self._total_bytes)
+            self._device.limit(self._facts.total_bytes)
             self._snapshot.restore()
             self._snapshot = self._bench = None
             self._device.release()
 
-    def _opened(self, facts: DeviceFacts, free_bytes: int) -> Opened:
+    def _opened(self, free_bytes: int) -> Opened:
         assert self._bench is not None
+        facts = self._facts
         built = Built(
             workload=workload_facts(self._bench),
             device=self._device.torch_device,

@@ -71,8 +71,8 @@ class WorkerProcess:
 
         With `hide_gpus` torch sees none, and so starts no threads for them.
         """
-        self._log: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed in close()
-        self._scratch = tempfile.TemporaryDirectory(prefix="autotune-", ignore_cleanup_errors=True)
+        self._scratch = scratch.temporary_folder()
+        self._log: BinaryIO = tempfile.TemporaryFile(dir=self._scratch.name)  # noqa: SIM115 - it is closed in close()
         self._verbose, self._shown, self._log_start = verbose, 0, 0
         self._forks = False
         offered = offer()

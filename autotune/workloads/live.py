@@ -8,11 +8,13 @@ loaded what it loads late. Packing only reads: the caller's objects and random s
 
 from __future__ import annotations
 
+import errno
 import pickle
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from torch.utils.hooks import RemovableHandle
@@ -21,7 +23,7 @@ from autotune.errors import UsageError
 from autotune.workloads import BuildOptions, Workload
 from autotune.workloads.frameworks import adapter_of
 from autotune.workloads.loaders import Loading, unwrapped
-from autotune.workloads.pickling import dumps
+from autotune.workloads.pickling import check, dump
 from autotune.workloads.plain import Parts, assemble, built
 from autotune.workloads.sources import source_of
 from autotune.workloads.tracebacks import one_line
@@ -70,19 +72,25 @@ LOADED_LATE = "torch._dynamo"
 every child would load it again in its first step, were it not loaded before they are forked."""
 
 
-def pack(parts: LiveParts) -> bytes:
-    """The parts as bytes for another process. A DataLoader goes as what it is made of.
+def pack(parts: LiveParts, path: Path) -> None:
+    """Write the parts to a file, for other processes. A DataLoader goes as what it is made of.
 
     Raises:
-        UsageError: a part cannot be pickled; says which, and what to pass instead.
+        UsageError: a part cannot be pickled, or there is no room for it; says which, and what to pass instead.
     """
     if adapter := adapter_of(parts.model):
         parts = adapter.portable(parts)
     data, collate_fn, loading = unwrapped(parts.data, parts.collate_fn)
     parts = replace(parts, data=data, collate_fn=collate_fn, loading=loading or parts.loading)
     try:
-        return dumps((RemovableHandle.next_id, LOADED_LATE in sys.modules, parts))
+        with path.open("wb") as file:
+            dump((RemovableHandle.next_id, LOADED_LATE in sys.modules, parts), file)
     except Exception as error:  # whatever a user's __reduce__ raises
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UsageError(
+                f"There is no room to copy the model and the data for other processes: {one_line(error)}",
+                remedy="Set TMPDIR to a folder with more room, or pass a function that makes a batch: data=make_batch.",
+            ) from error
         culprit = _unpicklable(parts)
         raise UsageError(
             f"The {culprit} cannot be sent to another process: {one_line(error)}",
@@ -93,15 +101,16 @@ def pack(parts: LiveParts) -> bytes:
 def _unpicklable(parts: LiveParts) -> str:
     for field in fields(parts):
         try:
-            dumps(getattr(parts, field.name))
+            check(getattr(parts, field.name))
         except Exception:
             return field.name
     return "workload"
 
 
-def unpack(packed: bytes) -> LiveParts:
-    """What `pack` packed; the optimizer's parameters are the model's again."""
-    next_hook, loads_late, parts = pickle.loads(packed)
+def unpack(path: Path) -> LiveParts:
+    """What `pack` wrote; the optimizer's parameters are the model's again."""
+    with path.open("rb") as file:
+        next_hook, loads_late, parts = pickle.load(file)
     assert isinstance(parts, LiveParts)
     if loads_late:
         import_module(LOADED_LATE)

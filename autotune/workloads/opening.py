@@ -52,7 +52,7 @@ def _read(ref: PickledWorkload) -> LiveParts:
     for folder in reversed(ref.search_path):
         put_first_on_path(folder)
     with translated(ref.name):
-        return unpack(Path(ref.path).read_bytes())
+        return unpack(Path(ref.path))
 
 
 def seed_everything(seed: int) -> None:

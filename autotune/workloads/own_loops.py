@@ -16,7 +16,7 @@ from autotune.errors import UsageError, WorkloadError
 from autotune.workloads import BuildOptions, Workload
 from autotune.workloads.fed import FedLoop
 from autotune.workloads.live import LiveParts
-from autotune.workloads.pickling import dumps
+from autotune.workloads.pickling import check
 from autotune.workloads.plain import refuse_loop_options
 from autotune.workloads.tracebacks import one_line
 
@@ -90,7 +90,7 @@ class _Steps:
 def portable(parts: LiveParts) -> LiveParts:
     """As they are, if they can be pickled. See `Adapter.portable`."""
     try:
-        dumps(parts.model)
+        check(parts.model)
     except Exception as error:  # whatever a user's __reduce__ raises
         raise UsageError(
             f"{parts.name} and its arguments cannot be sent to another process: {one_line(error)}",

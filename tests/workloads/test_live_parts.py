@@ -5,20 +5,25 @@ import random
 import subprocess
 import sys
 import threading
+from io import BytesIO
+from pathlib import Path
 from types import FunctionType
 
 import numpy as np
 import pytest
 import torch
+from packing import pack, unpack
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
+from autotune.devices import linux_process as linux
 from autotune.errors import UsageError, WorkloadError
 from autotune.spec import LiveWorkload, PickledWorkload
-from autotune.workloads.live import LiveParts, from_live, pack, unpack
+from autotune.workloads import live
+from autotune.workloads.live import LiveParts, from_live
 from autotune.workloads.opening import build_workload
-from autotune.workloads.pickling import dumps
+from autotune.workloads.pickling import dump
 
 X, Y = torch.randn(64, 4), torch.randint(3, (64,))
 
@@ -234,17 +239,17 @@ def test_a_builder_that_raises_is_told(train):
 
 
 HOOKED = """
-import sys
+from pathlib import Path
 from torch import nn, randn
 from autotune.workloads.live import LiveParts, pack
 model = nn.utils.spectral_norm(nn.Linear(3, 3))  # whose work is done by a hook
-sys.stdout.buffer.write(pack(LiveParts(model=model, data=randn(4, 3))))
+pack(LiveParts(model=model, data=randn(4, 3)), Path("/dev/stdout"))
 """
 
 WATCHED = """
-import sys
+from pathlib import Path
 from autotune.workloads.live import unpack
-model = unpack(sys.stdin.buffer.read()).model
+model = unpack(Path("/dev/stdin")).model
 model.register_forward_pre_hook(lambda module, inputs: None)
 print(len(model._forward_pre_hooks))
 """
@@ -261,7 +266,9 @@ def test_a_function_that_travels_keeps_the_name_of_its_file_and_one_with_odd_con
         return 2 * x
 
     odd = FunctionType(twice.__code__.replace(co_consts=(None, nn.Identity)), {})
-    there, odd_there = pickle.loads(dumps((twice, odd)))
+    file = BytesIO()
+    dump((twice, odd), file)
+    there, odd_there = pickle.loads(file.getvalue())
     assert there(3) == 6 and there.__code__.co_filename == __file__
     assert odd_there.__code__.co_consts == (None, nn.Identity)
 
@@ -286,11 +293,58 @@ def test_parametrized_modules_come_along_with_their_weights_tied_to_the_optimize
     assert len(held) == len(list(model.parameters()))
 
 
+LARGE = """
+import sys
+from pathlib import Path
+import torch
+from autotune.devices import linux_process as linux
+from autotune.workloads.live import LiveParts, pack, unpack
+if sys.argv[1] == "pack":
+    parts = LiveParts(data=torch.ones(64, 1 << 20))  # 256 MiB
+linux.reset_peak()
+before_bytes = linux.resident().total_bytes
+arrived = pack(parts, Path(sys.argv[2])) if sys.argv[1] == "pack" else unpack(Path(sys.argv[2]))
+print((linux.peak_resident_bytes() - before_bytes) >> 20)
+"""
+
+
+@pytest.mark.skipif(not linux.IS_LINUX, reason="reads the peak from /proc")
+def test_data_of_the_callers_is_not_held_twice_to_write_it(tmp_path: Path) -> None:
+    def grown_mib(work: str) -> int:
+        command = [sys.executable, "-c", LARGE, work, str(tmp_path / "parts")]
+        return int(subprocess.run(command, capture_output=True, check=True).stdout)
+
+    assert grown_mib("pack") < 64
+    assert 256 <= grown_mib("unpack") < 2.5 * 256
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no disk that is always full")
+def test_no_room_for_the_copy_is_told() -> None:
+    with pytest.raises(UsageError, match=r"no room to copy .* No space left"):
+        live.pack(trained_parts(), Path("/dev/full"))
+
+
+def test_arrays_that_map_a_file_travel_as_its_name_and_are_not_written_to(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.bin"
+    with path.open("wb") as file:
+        file.truncate(4 << 30)  # sparse
+    tokens = np.memmap(path, np.uint16, mode="r+", offset=4096, shape=(1000, 7))
+    tokens[:] = np.arange(7000).reshape(1000, 7)
+    views = (tokens, tokens[3:], np.asarray(tokens[::-2, 1:3]), tokens.T)
+    packed = pack(LiveParts(data=views))
+    assert len(packed) < 10_000
+    arrived = unpack(packed).data
+    for theirs, ours in zip(views, arrived, strict=True):
+        assert type(ours) is type(theirs) and np.array_equal(ours, theirs)
+    arrived[0][:] = 0
+    assert tokens[1, 1] == 8
+
+
 ARRIVAL = """
 import sys
 from pathlib import Path
 from autotune.workloads.live import unpack
-unpack(Path(sys.argv[1]).read_bytes())
+unpack(Path(sys.argv[1]))
 print("torch._dynamo" in sys.modules)
 """
 

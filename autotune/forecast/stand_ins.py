@@ -7,7 +7,7 @@ is to have its say.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -88,11 +88,12 @@ def _view(tensor: Tensor, sizes: Sequence[int]) -> Any:
     return tensor.as_strided(whole, strides[::-1][: len(whole)], tensor.storage_offset())
 
 
-STAND_INS: Mapping[Any, Callable[..., Any]] = {
-    aten._grouped_mm.default: _grouped_mm,
+STAND_INS: dict[Any, Callable[..., Any]] = {
     aten.view.default: _view,
     aten._unsafe_view.default: _view,
     aten.native_batch_norm.default: _batch_norm,
     aten.native_batch_norm_backward.default: _batch_norm_backward,
     aten.native_group_norm_backward.default: _group_norm_backward,
 }
+if hasattr(aten, "_grouped_mm"):  # not in torch 2.6
+    STAND_INS[aten._grouped_mm.default] = _grouped_mm

@@ -160,11 +160,12 @@ def test_a_full_disk_loses_nothing(model: Path, tmp_path: Path) -> None:
 
 @needs_root
 def test_nowhere_to_put_temporary_files_is_told_in_a_line() -> None:
-    hidden = 'mount --bind /proc /tmp && mount --bind /proc /var/tmp && cd /proc && exec "$@"'
-    arguments = ["unshare", "--mount", "sh", "-c", hidden, "sh", *AUTOTUNE, "probe", "autotune.examples.digits"]
+    read_only = "mount --bind {0} {0} && mount -o remount,bind,ro {0} && "
+    script = read_only.format("/tmp") + read_only.format("/var/tmp") + 'cd /proc && exec "$@"'
+    arguments = ["unshare", "--mount", "sh", "-c", script, "sh", *AUTOTUNE, "probe", "autotune.examples.digits"]
     done = run(arguments, env=os.environ | {"TMPDIR": "/proc"})
     if "unshare" in done.stderr or "mount:" in done.stderr:
-        pytest.skip("hiding a folder is not permitted here")
+        pytest.skip("mounting a folder once more is not permitted here")
     assert done.returncode == 2
     assert "no folder for temporary files" in done.stderr and "TMPDIR" in done.stderr
     assert "Traceback" not in done.stderr

@@ -53,7 +53,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, thing: Any) -> Any:
         if type(thing) is TypedStorage and thing._untyped_storage.device.type == "cpu":
             return _storage, (thing.dtype, PickleBuffer(_contents(thing._untyped_storage)))
-        if isinstance(thing, np.ndarray) and (mapped := _mapped_file(thing)) is not None:
+        if type(thing) in (np.ndarray, np.memmap) and (mapped := _mapped_file(thing)) is not None:
             return _part_of_file, _reference(mapped, thing)
         if isinstance(thing, CodeType):
             with suppress(ValueError):  # a constant that no source has, put in later
@@ -77,11 +77,13 @@ def _contents(storage: torch.UntypedStorage) -> Any:
 
 
 def _mapped_file(array: np.ndarray[Any, Any]) -> np.memmap[Any, Any] | None:
-    """The map of a file that an array is or is a view of; None where it is none, or the file is gone."""
+    """The map of a file that an array is or is a view of; None where the file is gone, or may hold something else."""
     root: Any = array
     while isinstance(root, np.ndarray) and not isinstance(root.base, mmap):
         root = root.base
-    return root if isinstance(root, np.memmap) and root.filename and Path(root.filename).exists() else None
+    if not isinstance(root, np.memmap) or not root.filename or root.mode == "c":
+        return None
+    return root if Path(root.filename).exists() else None
 
 
 def _reference(mapped: np.memmap[Any, Any], array: np.ndarray[Any, Any]) -> tuple[Any, ...]:

@@ -340,6 +340,17 @@ def test_arrays_that_map_a_file_travel_as_its_name_and_are_not_written_to(tmp_pa
     assert tokens[1, 1] == 8
 
 
+def test_what_is_not_in_the_file_travels_itself(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.bin"
+    path.write_bytes(bytes(80))
+    private = np.memmap(path, np.int64, mode="c")
+    private[:] = range(10)
+    masked = np.ma.masked_array(np.memmap(path, np.int64, mode="r"), mask=[True] * 5 + [False] * 5)
+    arrived, arrived_masked = unpack(pack(LiveParts(data=(private, masked)))).data
+    assert np.array_equal(arrived, range(10))
+    assert arrived_masked.mask.tolist() == masked.mask.tolist()
+
+
 ARRIVAL = """
 import sys
 from pathlib import Path

@@ -43,7 +43,7 @@ def edge_of(trials: Sequence[Trial], multiple_of: int) -> Edge:
     return Edge(
         largest_fits=low or 0,
         smallest_refused=high,
-        refused_by=next((_reason(t) for t in plain if t.batch_size == high and not t.accepted), _unsafe(high)),
+        refused_by=next((refusal(t) for t in plain if t.batch_size == high and not t.accepted), _unsafe(high)),
         confirmations=sum(t.batch_size == low and t.accepted and t.purpose == "confirm" for t in plain),
         band=tuple(sorted(accepted & refused)),
         multiple_of=multiple_of,
@@ -54,5 +54,6 @@ def _unsafe(high: int | None) -> str:
     return "" if high is None else "peaks of about its size differ from run to run and may pass the budget"
 
 
-def _reason(trial: Trial) -> str:
+def refusal(trial: Trial) -> str:
+    """What kind of refusal it was, in a word or two."""
     return "latency" if trial.fits else trial.outcome.value

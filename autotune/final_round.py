@@ -127,4 +127,4 @@ def _together(
 
 def _run(executor: Executor, request: ContestRequest) -> Contest | str:
     attempt = executor.run(request)
-    return attempt.contest or (attempt.evidence.text if attempt.evidence else attempt.outcome.value)
+    return attempt.contest or attempt.reason

@@ -170,7 +170,7 @@ class Probe:
                 rules=Rules.CUDA if self.opened.environment.device.startswith("cuda") else Rules.CPU,
             )
         )
-        why_not = "" if attempt.forecast else attempt.evidence.text if attempt.evidence else attempt.outcome.value
+        why_not = "" if attempt.forecast else attempt.reason
         self.forecasted = Forecasted(forecast=attempt.forecast, why_not=why_not)
         self.spent = msgspec.structs.replace(self.spent, forecast_seconds=time.monotonic() - began)
         self._write(self.forecasted)
@@ -309,7 +309,7 @@ class Probe:
         )
         self.gradients = attempt.gradients
         if attempt.gradients is None:
-            self.no_gradients = attempt.evidence.text if attempt.evidence else attempt.outcome.value
+            self.no_gradients = attempt.reason
             self.listener.warned(f"The noise of the gradients could not be measured: {self.no_gradients}")
         self.spent = msgspec.structs.replace(self.spent, gradients_seconds=time.monotonic() - began)
 
@@ -332,8 +332,7 @@ class Probe:
         )
         self.spent = msgspec.structs.replace(self.spent, feeding_seconds=time.monotonic() - began)
         if attempt.feeding is None:
-            why = attempt.evidence.text if attempt.evidence else attempt.outcome.value
-            self.listener.warned(f"The DataLoader could not be timed: {why}")
+            self.listener.warned(f"The DataLoader could not be timed: {attempt.reason}")
         return attempt.feeding
 
     # ------------------------------------------------------------------ allowances
@@ -427,7 +426,7 @@ class Probe:
         if not self.trials:
             return _no_room(self.search.limits)
         smallest = min(self.trials, key=lambda trial: (trial.batch_size, -trial.number))
-        text = smallest.evidence.text if smallest.evidence else smallest.outcome.value
+        text = smallest.reason
         if smallest.fits:
             return NothingFitsError(
                 f"Even batch size {smallest.batch_size} is too slow: {text}.",
@@ -446,7 +445,7 @@ class Probe:
     def _shortfall(self, trial: Trial) -> str:
         """By how much it falls short: measured without the limits, where the machine allows that."""
         budget = self.opened.budget_bytes
-        refusal = trial.evidence.text if trial.evidence else trial.outcome.value
+        refusal = trial.reason
         if trial.measurement is None:
             request = TrialRequest(batch_size=trial.batch_size, effort=BISECT, enforce=False)
             trial = self.run_trial(request, "target", "how much would it need?")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Literal, Protocol
 
+from autotune.edge import refusal
 from autotune.executors import Effort, Opened, TrialRequest
 from autotune.recommend import throughput
 from autotune.result import AccumulationPlan, TargetAnswer
@@ -59,9 +60,7 @@ def _peak(trial: Trial) -> int | None:
 
 def _reason(trial: Trial, *, within_budget: bool) -> str:
     """Why it was refused; where the budget would do, in full: the machine lacked memory, or peaks differ."""
-    if within_budget and trial.evidence:
-        return trial.evidence.text
-    return trial.outcome.value if not trial.fits else "latency"
+    return trial.reason if within_budget else refusal(trial)
 
 
 def _peak_needed(target: int, trial: Trial, probe: Runner) -> tuple[int | None, Certainty | None]:

@@ -233,6 +233,11 @@ class Trial(Record, frozen=True):
         return self.fits and self.evidence is None
 
     @property
+    def reason(self) -> str:
+        """Why it was refused, in words."""
+        return self.evidence.text if self.evidence else self.outcome.value
+
+    @property
     def is_plain(self) -> bool:
         """True where a step was one batch of this size, not a part of a plan with accumulation."""
         return self.purpose != "plan"

@@ -261,7 +261,7 @@ def _trained(made: Plan, executor: Executor, listener: Listener, seed: int) -> I
 
 
 def _failure(size: int, attempt: Attempt) -> str:
-    text = attempt.evidence.text if attempt.evidence else attempt.outcome.value
+    text = attempt.reason
     if attempt.outcome is Outcome.FAILED and attempt.evidence is not None:
         if attempt.evidence.user_traceback:
             raise WorkloadError(

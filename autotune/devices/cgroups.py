@@ -18,10 +18,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
-
-Version = TypeVar("Version")
-"""What differs between the versions of cgroups."""
 
 NO_LIMIT_BYTES = 1 << 62
 """Version 1 writes 'no limit' as the largest whole number of pages, 2**63 - 4096 on x86: anything like it."""
@@ -39,23 +35,26 @@ class _Files:
     events: str
 
 
-_V1 = _Files(
-    limit="memory.limit_in_bytes",
-    usage="memory.usage_in_bytes",
-    inactive="total_inactive_file",
-    active="total_active_file",
-    mapped="total_mapped_file",
-    events="memory.oom_control",
-)
-_V2 = _Files(
-    limit="memory.max",
-    usage="memory.current",
-    inactive="inactive_file",
-    active="active_file",
-    mapped="file_mapped",
-    events="memory.events",
-)
-_QUOTA_V1, _QUOTA_V2 = ("cpu.cfs_quota_us", "cpu.cfs_period_us"), ("cpu.max",)
+_MEMORY = {
+    1: _Files(
+        limit="memory.limit_in_bytes",
+        usage="memory.usage_in_bytes",
+        inactive="total_inactive_file",
+        active="total_active_file",
+        mapped="total_mapped_file",
+        events="memory.oom_control",
+    ),
+    2: _Files(
+        limit="memory.max",
+        usage="memory.current",
+        inactive="inactive_file",
+        active="active_file",
+        mapped="file_mapped",
+        events="memory.events",
+    ),
+}
+_QUOTA = {1: ("cpu.cfs_quota_us", "cpu.cfs_period_us"), 2: ("cpu.max",)}
+"""By the version of cgroups."""
 
 
 def limit_bytes(root: Path = Path("/")) -> int | None:
@@ -93,17 +92,17 @@ def machine_oom_kills(root: Path = Path("/")) -> int | None:
 
 def processors(root: Path = Path("/")) -> float | None:
     """How many processors' time the container may use at most, 1.5 for example; None where nothing limits it."""
-    quotas = [_quota(folder, files) for folder, files in _levels(root, "cpu", _QUOTA_V1, _QUOTA_V2)]
+    quotas = [_quota(folder, _QUOTA[version]) for folder, version in _levels(root, "cpu")]
     return min((quota for quota in quotas if quota is not None), default=None)
 
 
 def _memory_levels(root: Path) -> Iterator[tuple[Path, _Files]]:
-    return _levels(root, "memory", _V1, _V2)
+    return ((folder, _MEMORY[version]) for folder, version in _levels(root, "memory"))
 
 
-def _levels(root: Path, controller: str, first: Version, second: Version) -> Iterator[tuple[Path, Version]]:
+def _levels(root: Path, controller: str) -> Iterator[tuple[Path, int]]:
     """The process' own cgroup and each one above it, up to the root of what is mounted here, and its version."""
-    place = _place(root, controller, first, second)
+    place = _place(root, controller)
     if place is None:
         return
     mount, listed, version = place
@@ -117,16 +116,16 @@ def _levels(root: Path, controller: str, first: Version, second: Version) -> Ite
         folder = folder.parent
 
 
-def _place(root: Path, controller: str, first: Version, second: Version) -> tuple[Path, str, Version] | None:
+def _place(root: Path, controller: str) -> tuple[Path, str, int] | None:
     """Mount point, listed path and version. Where both versions run, a controller belongs to the one that lists it."""
     lines = _text(root / "proc/self/cgroup").splitlines()
     entries = [line.split(":", 2) for line in lines if line.count(":") >= 2]
     for _, controllers, path in entries:
         if controller in controllers.split(","):
-            return root / "sys/fs/cgroup" / controller, path, first
+            return root / "sys/fs/cgroup" / controller, path, 1
     for number, _, path in entries:
         if number == "0":
-            return root / "sys/fs/cgroup", path, second
+            return root / "sys/fs/cgroup", path, 2
     return None
 
 

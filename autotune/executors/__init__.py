@@ -147,6 +147,11 @@ class Attempt(Record, frozen=True, tag="attempt"):
     forecast: Forecast | None = None
     evidence: Evidence | None = None
 
+    @property
+    def reason(self) -> str:
+        """Why there is no measurement, in words."""
+        return self.evidence.text if self.evidence else self.outcome.value
+
 
 class Opened(Record, frozen=True):
     """What an executor knows once its workload is built: the facts, and the budget in bytes.

@@ -61,7 +61,7 @@ def found(data, **options) -> Result:
 
 
 def test_a_slow_loader_is_seen_with_the_workers_that_the_caller_has(tmp_path: Path) -> None:
-    result = found(DataLoader(Slow(tmp_path), batch_size=2, num_workers=1))
+    result = found(DataLoader(Slow(tmp_path), batch_size=2, num_workers=1), threads=1)
     assert result.feeding is not None
     (feed,) = result.feeding.feeds
     assert feed.num_workers == result.num_workers == 1

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from containers import memory_cgroup
 
 from autotune.api import journal_path
 from autotune.result import StopReason, load_result
@@ -173,20 +174,9 @@ def test_nowhere_to_put_temporary_files_is_told_in_a_line() -> None:
 
 @pytest.fixture
 def cgroup() -> Iterator[Path]:
-    """A memory cgroup of our own with a real limit of 1 GiB."""
-    mount = Path("/sys/fs/cgroup/memory")
-    folder, limit = (
-        (mount / f"autotune-{os.getpid()}", "memory.limit_in_bytes")
-        if mount.is_dir()
-        else (Path(f"/sys/fs/cgroup/autotune-{os.getpid()}"), "memory.max")
-    )
-    try:
-        folder.mkdir()
-        (folder / limit).write_text(str(1 << 30))
-    except OSError:
-        pytest.skip("making a memory cgroup is not permitted here")
-    yield folder
-    folder.rmdir()
+    """With 1 GiB."""
+    with memory_cgroup(1 << 30) as folder:
+        yield folder
 
 
 def inside(cgroup: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]:

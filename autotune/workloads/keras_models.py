@@ -7,7 +7,6 @@ those of its classes and functions that are the user's own; so the caller's mode
 from __future__ import annotations
 
 import inspect
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from autotune.workloads import BuildOptions, Workload
 from autotune.workloads.frameworks import version_note
 from autotune.workloads.live import LiveParts
 from autotune.workloads.plain import refuse_loop_options
+from autotune.workloads.scratch import temporary_folder
 from autotune.workloads.sources import Source, source_of
 from autotune.workloads.tracebacks import one_line
 
@@ -191,17 +191,16 @@ def _leaves(batch: Any) -> list[Any]:
 def portable(parts: LiveParts) -> LiveParts:
     """With the model as Keras saves it. See `Adapter.portable`."""
     model = parts.model
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.keras"
+    with temporary_folder() as folder:
+        path = Path(folder) / "model.keras"
+        try:
             model.save(path)
-            saved = path.read_bytes()
-    except Exception as error:  # whatever a user's get_config raises
-        raise UsageError(
-            f"Keras cannot save this model, and so it cannot be copied to another process: {one_line(error)}",
-            remedy="Pass a function that builds and compiles it: find_batch_size(build_model, x, y).",
-        ) from error
-    return replace(parts, model=SavedModel(saved, _own_objects(model)))
+        except Exception as error:  # whatever a user's get_config raises
+            raise UsageError(
+                f"Keras cannot save this model, and so it cannot be copied to another process: {one_line(error)}",
+                remedy="Pass a function that builds and compiles it: find_batch_size(build_model, x, y).",
+            ) from error
+        return replace(parts, model=SavedModel(path.read_bytes(), _own_objects(model)))
 
 
 def environment() -> dict[str, str]:
@@ -226,7 +225,7 @@ class SavedModel:
         """The model, with the weights, the optimizer and the compilation that it was saved with."""
         keras.config.set_floatx(self.floatx)
         keras.config.set_image_data_format(self.image_data_format)
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary_folder() as folder:
             path = Path(folder) / "model.keras"
             path.write_bytes(self.saved)
             return keras.saving.load_model(path, custom_objects=self.own_objects, safe_mode=False)

@@ -19,13 +19,13 @@ VARIABLE = "AUTOTUNE_SCRATCH"
 
 
 def temporary_folder() -> TemporaryDirectory[str]:
-    """A new folder, for as long as it is held.
+    """A new folder, for as long as it is held; in a worker's process, one in its parent's.
 
     Raises:
         UsageError: there is nowhere to make one.
     """
     try:
-        return TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True)
+        return TemporaryDirectory(prefix=PREFIX, dir=os.environ.get(VARIABLE), ignore_cleanup_errors=True)
     except OSError as error:
         raise UsageError(
             f"There is no folder for temporary files that can be written to: {error.strerror}",

@@ -6,19 +6,17 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from containers import memory_cgroup, processor_cgroup
 
 import autotune
 from autotune.devices import cgroups
 
 MIB = 2**20
 V1_UNLIMITED = "9223372036854771712\n"
-V1_MOUNT = Path("/sys/fs/cgroup/memory")
 PACKAGE_PARENT = str(Path(autotune.__file__).parent.parent)
 
 
@@ -146,40 +144,15 @@ def test_processor_time_is_the_tightest_quota_over_its_period(
 
 
 def test_a_real_quota_is_read_from_inside() -> None:
-    mount = Path("/sys/fs/cgroup/cpu")
-    files = {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "150000"}
-    if not mount.is_dir():
-        mount, files = mount.parent, {"cpu.max": "150000 100000"}
-    with a_cgroup(mount, files) as folder:
+    with processor_cgroup(quota_us=150_000, period_us=100_000) as folder:
         done = run_inside(folder, "from autotune.devices import host; print(host.facts().container_processors)")
     assert done.stdout == "1.5\n"
-
-
-@contextmanager
-def a_cgroup(mount: Path, files: dict[str, str]) -> Iterator[Path]:
-    """A cgroup of our own, on a machine that lets us make one."""
-    folder = mount / f"autotune-test-{os.getpid()}"
-    try:
-        folder.mkdir()
-        for name, text in files.items():
-            (folder / name).write_text(text)
-    except OSError as error:
-        if folder.is_dir():
-            folder.rmdir()
-        pytest.skip(f"may not make a cgroup here: {error}")
-    yield folder
-    for _ in range(50):
-        try:
-            folder.rmdir()
-            return
-        except OSError:  # the last process has not quite left it
-            time.sleep(0.1)
 
 
 @pytest.fixture
 def real_cgroup() -> Iterator[Path]:
     """With 96 MiB."""
-    with a_cgroup(V1_MOUNT, {"memory.limit_in_bytes": str(96 * MIB)}) as folder:
+    with memory_cgroup(96 * MIB) as folder:
         yield folder
 
 

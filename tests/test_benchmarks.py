@@ -99,7 +99,9 @@ def test_a_run_of_the_oracle_sees_memory_grow_with_the_batch() -> None:
     assert small.completed
     assert large.completed
     assert len(large.step_seconds) == 2
-    assert 150 * MIB < small.peak_bytes < 700 * MIB
+    assert (
+        150 * MIB < small.peak_bytes < 1400 * MIB
+    )  # torch's build for CUDA takes 460 MiB more than that for processors
     # 400 rays of 64 points keep 8 tensors of width 128 at the least: 4 layers, before and after each ReLU
     assert large.peak_bytes - small.peak_bytes > 400 * 64 * 128 * 4 * 5
 

@@ -23,7 +23,7 @@ from torch import nn
 from autotune.bench import Bench, Step
 from autotune.devices import linux_process as linux
 from autotune.errors import NoForecastError
-from autotune.forecast import users_line
+from autotune.forecast import first_code, users_line
 from autotune.forecast.allocator import reserved_peak_bytes
 from autotune.forecast.heap import heap_peak_bytes, is_in_use
 from autotune.forecast.records import Footprint, Rules
@@ -37,11 +37,6 @@ if TYPE_CHECKING:
     from autotune.forecast.world import World
 
 STEPS = 2
-
-FIRST_STEP_BYTES = 13 << 20
-"""What a first step brings into a process besides its heap: the code that runs then for the first time. A process that
-has not run one can't tell. By what is resident of mapped files, this in the median of thirteen models at batch size 1,
-10 to 15 MiB each, none of which calls oneDNN (torch 2.13); what that adds is in `compiled`."""
 
 MEASURE_REMEDY = (
     "If the error is the workload's own, a step with data raises it, too; if not, its memory can only be measured."
@@ -60,8 +55,8 @@ class Forecaster:
     """Forecasts one workload's steps.
 
     Attributes:
-        base_bytes: on CPU, what this process held before the first step besides the model's tensors, and what a
-            first step brings.
+        base_bytes: on CPU, what this process held before the first step besides the model's tensors, the code that a
+            step runs included.
         guesses: what could not be known without data, in words; grows with the footprints.
     """
 
@@ -281,9 +276,10 @@ def _tensors_of(model: nn.Module | None) -> list[torch.Tensor]:
 
 
 def _base_bytes(bench: Bench) -> int:
+    first_code.run_some(training=bench.mode == "train")
     storages = {t.untyped_storage()._cdata: t.untyped_storage() for t in _tensors_of(bench.workload.model)}
     besides_bytes = linux.resident().total_bytes - sum(storage.nbytes() for storage in storages.values())
-    return max(0, besides_bytes) + FIRST_STEP_BYTES
+    return max(0, besides_bytes)
 
 
 def _refuse_translated(model: nn.Module | None) -> None:

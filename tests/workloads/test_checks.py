@@ -108,7 +108,7 @@ def test_the_hooks_go_also_when_the_step_raises_and_its_error_stays():
     assert not model._forward_pre_hooks
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:Guards may run slower")
 def test_compiled_modules_are_watched_from_outside_and_not_compiled_again():
     from torch._dynamo.testing import CompileCounter
 

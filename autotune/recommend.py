@@ -1,9 +1,9 @@
 """From trials to an answer: who competes in the final round, and who wins it. Pure.
 
 The rule for throughput: the smallest batch size whose throughput is within the tolerance of the best, in the median of
-the rounds in which all took turns. Figures of the final round go before figures of single trials: two trials one
-after the other differ by up to 30% where nothing differs (measured on a busy two-core machine). The noise decides how
-many rounds are held, not who wins: to call whatever the noise hides a tie, which the smaller wins, gives speed away.
+the rounds in which all took turns, less what these leave open. Figures of the final round go before figures of single
+trials: two trials one after the other differ by up to 30% where nothing differs (measured on a busy two-core machine).
+What the noise hides counts against the smaller size: as a tie, which the smaller wins, it gives speed away.
 """
 
 from __future__ import annotations
@@ -202,12 +202,13 @@ def recommend(
     figures = speed if contest is None else speed | contest_speeds(contest)
     fastest = max(sorted(ratios), key=lambda size: figures[size])
     chosen = largest_fits if objective is Objective.MEMORY else _smallest_within(ratios, tolerance)
+    is_open = any(size < chosen and ratio.median >= 1 - tolerance for size, ratio in ratios.items())
     return Recommendation(
         batch_size=chosen,
         samples_per_second=figures[chosen],
         fastest_batch_size=fastest,
         fastest_samples_per_second=figures[fastest],
-        why=_why(objective, chosen, fastest, tolerance, has_smaller=min(figures) < chosen),
+        why=_why(objective, chosen, fastest, tolerance, has_smaller=min(figures) < chosen, is_open=is_open),
     )
 
 
@@ -219,15 +220,16 @@ def _ratios(speed: dict[int, float], contest: Contest | None) -> dict[int, Ratio
 
 
 def _smallest_within(ratios: dict[int, Ratio], tolerance: float) -> int:
-    return min(size for size, ratio in ratios.items() if ratio.median >= 1 - tolerance)
+    return min(size for size, ratio in ratios.items() if ratio.cautious >= 1 - tolerance)
 
 
-def _why(objective: Objective, chosen: int, fastest: int, tolerance: float, *, has_smaller: bool) -> str:
+def _why(objective: Objective, chosen: int, fastest: int, tolerance: float, *, has_smaller: bool, is_open: bool) -> str:
+    """In words. It is open where a smaller size may be within the tolerance, too."""
     if objective is Objective.MEMORY:
         return "the largest that fits"
     bound = "within the latency limit " if objective is Objective.LATENCY else ""
-    if chosen == fastest:
-        return f"the fastest {bound}".strip() + (
-            f", every smaller one more than {tolerance:.0%} slower" if has_smaller else ""
-        )
-    return f"the smallest {bound}within {tolerance:.0%} of the fastest, {fastest}"
+    if chosen != fastest:
+        return f"the smallest {bound}{'surely ' * is_open}within {tolerance:.0%} of the fastest, {fastest}"
+    others = f"no smaller one surely within {tolerance:.0%} of it"
+    others = others if is_open else f"every smaller one more than {tolerance:.0%} slower"
+    return f"the fastest {bound}".strip() + (f", {others}" if has_smaller else "")

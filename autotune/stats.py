@@ -72,6 +72,11 @@ class Ratio:
     high: float
 
     @property
+    def cautious(self) -> float:
+        """Halfway from the median to the lower end: of many pairs, about one standard error below."""
+        return (self.median + self.low) / 2
+
+    @property
     def is_tie(self) -> bool:
         """True where the pairs don't tell the two apart."""
         return self.low <= 1 <= self.high

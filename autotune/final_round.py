@@ -41,7 +41,7 @@ class Form:
 
     Attributes:
         hold: holds one round.
-        least: rounds that are held at least; a second process tells by how much the speed of one varies.
+        least: rounds that are held at least: equal processes differ in speed, and one or two may be lucky ones.
         follows_trials: whether the trials were held as its rounds are, and count as the first.
         fresh_processes: new interpreters that these will ask for.
         room_bytes: the memory that all sizes together may need.
@@ -81,7 +81,7 @@ class Form:
 def form_of(opened: Opened) -> Form:
     """The form that suits where trials run."""
     if opened.forks:
-        return Form(_alone, least=1, follows_trials=True, fresh_processes=0, room_bytes=math.inf)
+        return Form(_alone, least=2, follows_trials=True, fresh_processes=0, room_bytes=math.inf)
     room_bytes = TOGETHER_SHARE * opened.free_bytes
     if opened.environment.device == "cpu":
         return Form(_in_fresh_processes, least=2, follows_trials=False, fresh_processes=1, room_bytes=room_bytes)

@@ -54,9 +54,9 @@ UNEVEN = (0.0213, 0.0388, 0.074)  # all nearer to each other than on the machine
 def test_where_processes_are_cheap_the_trials_are_the_first_round_and_each_size_has_a_process_in_each_other() -> None:
     executor = FakeExecutor(forks=True, alpha_seconds=0.0)
     contests, asked, _ = held(executor, trials=ALIKE)
-    assert [request.batch_sizes for request in asked] == [(16,), (32,), (64,)]
+    assert [request.batch_sizes for request in asked] == [(16,), (32,), (64,), (64,), (32,), (16,)]
     assert not any(request.fresh_process for request in asked)
-    assert [len(contest.rounds) for contest in contests] == [1]
+    assert [len(contest.rounds) for contest in contests] == [1, 2]
     assert contests[-1].batch_sizes == SIZES
     assert all(seconds == pytest.approx(ALIKE) for seconds in contests[-1].counted)
 

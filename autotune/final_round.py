@@ -25,7 +25,7 @@ from autotune.spec import ProbeSpec
 from autotune.stats import median
 from autotune.trial import Contest
 
-MOST = 3  # more cost half as much again, for answers 0.2% faster (simulated; docs/architecture.md)
+MOST = 3  # one more takes a fifth more processes, for answers 0.1% faster (simulated; docs/architecture.md)
 TOGETHER_SECONDS = 3.0  # for all sizes
 TOGETHER_SHARE = 0.8  # of the free memory, for all sizes
 ALONE_SECONDS = 0.3  # for each size, in each round

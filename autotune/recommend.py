@@ -229,7 +229,9 @@ def _why(objective: Objective, chosen: int, fastest: int, tolerance: float, *, h
         return "the largest that fits"
     bound = "within the latency limit " if objective is Objective.LATENCY else ""
     if chosen != fastest:
-        return f"the smallest {bound}{'surely ' * is_open}within {tolerance:.0%} of the fastest, {fastest}"
-    others = f"no smaller one surely within {tolerance:.0%} of it"
-    others = others if is_open else f"every smaller one more than {tolerance:.0%} slower"
-    return f"the fastest {bound}".strip() + (f", {others}" if has_smaller else "")
+        surely = "surely " if is_open else ""
+        return f"the smallest {bound}{surely}within {tolerance:.0%} of the fastest, {fastest}"
+    why = f"the fastest {bound}".strip()
+    if is_open:
+        return f"{why}, no smaller one surely within {tolerance:.0%} of it"
+    return f"{why}, every smaller one more than {tolerance:.0%} slower" if has_smaller else why

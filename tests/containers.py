@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,26 +14,18 @@ MOUNT = Path("/sys/fs/cgroup")
 """Of version 2; version 1 has a folder in it for each controller."""
 
 
-@contextmanager
-def memory_cgroup(limit_bytes: int) -> Iterator[Path]:
+def memory_cgroup(limit_bytes: int) -> AbstractContextManager[Path]:
     """One that may use that much memory."""
-    first = MOUNT / "memory"
-    mount, name = (first, "memory.limit_in_bytes") if first.is_dir() else (MOUNT, "memory.max")
-    with _cgroup(mount, {name: str(limit_bytes)}) as folder:
-        yield folder
+    if (first := MOUNT / "memory").is_dir():
+        return _cgroup(first, {"memory.limit_in_bytes": str(limit_bytes)})
+    return _cgroup(MOUNT, {"memory.max": str(limit_bytes)})
 
 
-@contextmanager
-def processor_cgroup(quota_us: int, period_us: int) -> Iterator[Path]:
+def processor_cgroup(quota_us: int, period_us: int) -> AbstractContextManager[Path]:
     """One that may use so much processor time in each period."""
-    first = MOUNT / "cpu"
-    mount, files = (
-        (first, {"cpu.cfs_period_us": str(period_us), "cpu.cfs_quota_us": str(quota_us)})
-        if first.is_dir()
-        else (MOUNT, {"cpu.max": f"{quota_us} {period_us}"})
-    )
-    with _cgroup(mount, files) as folder:
-        yield folder
+    if (first := MOUNT / "cpu").is_dir():
+        return _cgroup(first, {"cpu.cfs_period_us": str(period_us), "cpu.cfs_quota_us": str(quota_us)})
+    return _cgroup(MOUNT, {"cpu.max": f"{quota_us} {period_us}"})
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 Needs torch. How much it is depends on how torch was built: 12 MiB with its build for processors, 24 with that for CUDA
 13 (both 2.13), 7.5 with 2.6. A process that has not run a step can't tell, so it runs a small one. What steps of small
-real models then added was 1 to 3 MiB, with any of these; what oneDNN adds is in `compiled`.
+real models then added was 1 to 4 MiB, with any of these; what oneDNN adds is in `compiled`.
 """
 
 from __future__ import annotations

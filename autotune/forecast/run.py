@@ -276,6 +276,7 @@ def _tensors_of(model: nn.Module | None) -> list[torch.Tensor]:
 
 
 def _base_bytes(bench: Bench) -> int:
+    """What this process holds besides the model's tensors, once it has run the code of a step."""
     first_code.run_some(training=bench.mode == "train")
     storages = {t.untyped_storage()._cdata: t.untyped_storage() for t in _tensors_of(bench.workload.model)}
     besides_bytes = linux.resident().total_bytes - sum(storage.nbytes() for storage in storages.values())

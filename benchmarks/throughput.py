@@ -46,26 +46,33 @@ EXPLANATION = f"""\
 {SURVEY_PROCESSES} rounds. 'Speed' is samples per second at the recommended size as a share of that at the best one:
 these two again, alone, in {DUEL_PROCESSES} more rounds, which range as said; their geometric mean counts. Such a range
 holds the median of all processes in {1 - 2 ** (1 - DUEL_PROCESSES):.0%} of cases: where it is wide, the speed is known
-no better. The recommendation is meant to be the smallest size within 5% of the best."""
+no better. Where both are the same size it is 100%. The recommendation is meant to be the smallest size within 5% of
+the best."""
 
-Rounds = tuple[tuple[float, ...], ...]
-"""Samples per second of each size, round by round."""
+Speeds = tuple[float, ...]
+"""Samples per second of each size, in one interpreter."""
 
 FORK = multiprocessing.get_context("fork") if hasattr(os, "fork") else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """Rounds of each interpreter: `survey` of all `sizes`, `duel` of the best, first, against the answers."""
+    """Speeds in each interpreter: `survey` of all `sizes`, `duel` of the `duellists`, the best of them first."""
 
     sizes: tuple[int, ...]
-    survey: tuple[Rounds, ...]
-    best: int
-    duel: tuple[Rounds, ...]
+    survey: tuple[Speeds, ...]
+    duellists: tuple[int, ...]
+    duel: tuple[Speeds, ...]
+
+    @property
+    def best(self) -> int:
+        """The fastest size of the survey."""
+        return self.duellists[0]
 
     def ratios(self, answer: int) -> tuple[float, ...]:
-        """Speed at the answer of that index as a share of that at the best: the median of each process."""
-        return tuple(median(speeds[1 + answer] / speeds[0] for speeds in rounds) for rounds in self.duel)
+        """Speed at an answer as a share of that at the best, in each interpreter."""
+        column = self.duellists.index(answer)
+        return tuple(speeds[column] / speeds[0] for speeds in self.duel)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,11 +93,11 @@ class Comparison:
 # What runs in a fresh process
 
 
-def timed(order: Order, sizes: Sequence[int], rounds: int = 1) -> Rounds:
-    """Each size in turns with the others, so many rounds.
+def timed(order: Order, sizes: Sequence[int]) -> Speeds:
+    """Each size's samples per second.
 
-    On CPU each turn is a process: forked from this one, which has run no step, it begins as a fresh one does. So this
-    must be a process that nothing ran in.
+    On CPU each is a process: forked from this one, which has run no step, it begins as a fresh one does. So this
+    must be a process that nothing ran in. Elsewhere the sizes take turns in this one.
     """
     import torch
 
@@ -99,9 +106,11 @@ def timed(order: Order, sizes: Sequence[int], rounds: int = 1) -> Rounds:
         torch.set_num_threads(1)  # a pool of threads does not survive a fork
         workload = build(order)
         orders = [replace(order, batch_size=size) for size in sizes]
-        return _rounds([partial(_in_child, partial(_alone, workload, each, threads)) for each in orders], rounds)
+        return tuple(_in_child(partial(_alone, workload, each, threads)) for each in orders)
     workload = build(order)
-    return _rounds([_turn(workload, replace(order, batch_size=size)) for size in sizes], rounds)
+    turns = [_turn(workload, replace(order, batch_size=size)) for size in sizes]
+    rounds = [[turn() for turn in turns] for _ in range(TURNS)]
+    return tuple(median(speeds) for speeds in zip(*rounds, strict=True))
 
 
 def _alone(workload: object, order: Order, threads: int) -> float:
@@ -143,23 +152,13 @@ def _turn(workload: object, order: Order) -> Callable[[], float]:
     return turn
 
 
-def _rounds(turns: Sequence[Callable[[], float]], rounds: int) -> Rounds:
-    """Each turn once a round, in the other direction every other round, so that none is always first."""
-    found = []
-    for number in range(rounds):
-        step = -1 if number % 2 else 1
-        found.append(tuple([turn() for turn in turns[::step]][::step]))
-    return tuple(found)
-
-
 # What runs around it
 
 
-def fastest(sizes: Sequence[int], survey: Sequence[Rounds]) -> int:
-    """The size whose speed, its median in each process, is the highest in the geometric mean of the processes."""
-    return max(
-        sizes, key=lambda size: geometric_mean(median(r[sizes.index(size)] for r in rounds) for rounds in survey)
-    )
+def fastest(sizes: Sequence[int], survey: Sequence[Speeds]) -> int:
+    """The size whose speed is the highest in the geometric mean of the interpreters."""
+    columns = dict(zip(sizes, zip(*survey, strict=True), strict=True))
+    return max(sizes, key=lambda size: geometric_mean(columns[size]))
 
 
 def sweep_sizes(largest: int, recommended: int) -> tuple[int, ...]:
@@ -179,7 +178,7 @@ def compare(entry: Entry, device: str, cache: Path, known: int | None = None) ->
         swept = sweep(entry, device, sweep_sizes(row.largest, row.recommended), [row.recommended])
     except (ProbeFailedError, RunFailedError) as error:
         return replace(row, failure=str(error))
-    return replace(row, sweep=swept, ratios=swept.ratios(0))
+    return replace(row, sweep=swept, ratios=swept.ratios(row.recommended))
 
 
 def sweep(entry: Entry, device: str, sizes: tuple[int, ...], answers: Sequence[int]) -> Sweep:
@@ -188,27 +187,34 @@ def sweep(entry: Entry, device: str, sizes: tuple[int, ...], answers: Sequence[i
     Raises:
         RunFailedError: a process failed, or took too long.
     """
-    survey = tuple(timed_fresh(entry, device, sizes) for _ in range(SURVEY_PROCESSES))
+    survey = _in_interpreters(entry, device, sizes, SURVEY_PROCESSES)
     best = fastest(sizes, survey)
-    duel = tuple(timed_fresh(entry, device, (best, *answers)) for _ in range(DUEL_PROCESSES))
-    return Sweep(sizes=sizes, survey=survey, best=best, duel=duel)
+    duellists = (best, *(answer for answer in answers if answer != best))
+    duel = _in_interpreters(entry, device, duellists, DUEL_PROCESSES) if len(duellists) > 1 else ((1.0,),)
+    return Sweep(sizes=sizes, survey=survey, duellists=duellists, duel=duel)
 
 
-def timed_fresh(entry: Entry, device: str, sizes: Sequence[int], rounds: int = 1) -> Rounds:
-    """Each size in turns, in a new interpreter.
+def _in_interpreters(entry: Entry, device: str, sizes: tuple[int, ...], count: int) -> tuple[Speeds, ...]:
+    """The speeds in so many, each in the other direction than the one before, so that none is always first."""
+    directions = [-1 if number % 2 else 1 for number in range(count)]
+    return tuple(timed_fresh(entry, device, sizes[::step])[::step] for step in directions)
+
+
+def timed_fresh(entry: Entry, device: str, sizes: Sequence[int]) -> Speeds:
+    """Each size's samples per second, in a new interpreter.
 
     Raises:
         RunFailedError: it failed, or took too long.
     """
     command = [sys.executable, "-m", "benchmarks.throughput", entry.name, "--device", device]
-    command += ["--time", ",".join(map(str, sizes)), "--rounds", str(rounds)]
+    command += ["--time", ",".join(map(str, sizes))]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SWEEP_TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired as error:
         raise RunFailedError(f"the sweep of {entry.name} took over {SWEEP_TIMEOUT_SECONDS:.0f} s.") from error
     if done.returncode != 0:
         raise RunFailedError(f"the sweep of {entry.name} failed: {done.stderr.strip()[-400:]}")
-    return tuple(tuple(speeds) for speeds in json.loads(done.stdout.splitlines()[-1]))
+    return tuple(json.loads(done.stdout.splitlines()[-1]))
 
 
 def _cells(row: Row) -> Cells:
@@ -218,9 +224,9 @@ def _cells(row: Row) -> Cells:
         "budget": f"{row['budget_bytes'] // MIB} MiB",
         "largest": str(row["largest"]),
         "recommended": str(row["recommended"]),
-        "best": str(row["sweep"]["best"]) if row["sweep"] else "",
+        "best": str(row["sweep"]["duellists"][0]) if row["sweep"] else "",
         "speed": f"{geometric_mean(ratios):.1%}" if ratios else "",
-        "processes": f"{min(ratios):.1%} to {max(ratios):.1%}" if ratios else "",
+        "processes": f"{min(ratios):.1%} to {max(ratios):.1%}" if len(ratios) > 1 else "",
         "trials": str(row["trials"]),
         "seconds": f"{row['probe_seconds']:.0f}",
         "failure": " ".join(row["failure"].split()).replace("|", "/"),
@@ -246,7 +252,7 @@ def main() -> None:
     if options.time:
         order = Order(path=str(entries[0].path), batch_size=1, mode=entries[0].mode, device=options.device)
         sizes = [int(size) for size in options.time.split(",")]
-        print(json.dumps(timed(order, sizes, options.rounds)))
+        print(json.dumps(timed(order, sizes)))
         return
     recording = Recording.on(
         options.device,
@@ -270,7 +276,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--maxima-of", type=Path, help="a JSON file of benchmarks.accuracy, whose maxima are taken")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder to write to")
     parser.add_argument("--time", help=argparse.SUPPRESS)
-    parser.add_argument("--rounds", type=int, help=argparse.SUPPRESS)
     return parser
 
 

@@ -26,7 +26,7 @@ from benchmarks.readme import README, filled
 from benchmarks.recording import RESULTS, latest_rows, recorded_machine
 from benchmarks.steps import Order
 from benchmarks.suite import MIB, SUITE, Entry, chosen
-from benchmarks.throughput import DUEL_PROCESSES, SURVEY_PROCESSES, Rounds, Sweep, fastest, sweep_sizes, timed_fresh
+from benchmarks.throughput import DUEL_PROCESSES, SURVEY_PROCESSES, Speeds, Sweep, fastest, sweep_sizes, timed_fresh
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the oracle reads /proc")
 
@@ -148,21 +148,21 @@ def test_each_entry_has_the_oracle_of_its_own_mode_and_budget() -> None:
     assert all(oracles[entry.name].budget_bytes == entry.cpu_budget_mib * MIB for entry in SUITE)
 
 
-def test_a_sweep_times_every_size_in_every_round() -> None:
-    rounds = timed_fresh(chosen(["mlp"])[0], "cpu", [1, 4, 16], rounds=2)
-    assert len(rounds) == 2
-    assert all(len(speeds) == 3 and min(speeds) > 0 for speeds in rounds)
+def test_a_sweep_times_every_size() -> None:
+    speeds = timed_fresh(chosen(["mlp"])[0], "cpu", [1, 4, 16])
+    assert len(speeds) == 3
+    assert min(speeds) > 0
 
 
 def test_the_fastest_is_that_of_all_processes_not_of_one_lucky_turn() -> None:
-    steady, lucky = ((10.0, 12.0), (10.0, 12.0), (10.0, 12.0)), ((10.0, 11.0), (99.0, 11.0), (10.0, 11.0))
-    assert fastest((1, 2), (steady, lucky)) == 2
-    assert fastest((1, 2), (((30.0, 10.0),), steady)) == 1
+    assert fastest((1, 2), ((10.0, 12.0), (13.0, 12.0), (10.0, 12.0))) == 2
+    assert fastest((1, 2), ((30.0, 10.0), (10.0, 12.0))) == 1
 
 
-def test_a_ratio_is_the_median_within_each_process() -> None:
-    duel = (((10.0, 9.0), (10.0, 8.0), (10.0, 1.0)), ((20.0, 20.0),))
-    assert Sweep(sizes=(1, 2), survey=(), best=1, duel=duel).ratios(0) == (0.8, 1.0)
+def test_a_ratio_is_taken_within_each_process() -> None:
+    duel = Sweep(sizes=(1, 2), survey=(), duellists=(2, 1), duel=((10.0, 8.0), (20.0, 20.0)))
+    assert duel.ratios(1) == (0.8, 1.0)
+    assert duel.ratios(2) == (1.0, 1.0)
 
 
 def test_a_sweep_times_its_best_again_with_the_answers_in_processes_that_did_not_choose_it(
@@ -170,15 +170,24 @@ def test_a_sweep_times_its_best_again_with_the_answers_in_processes_that_did_not
 ) -> None:
     asked: list[Sequence[int]] = []
 
-    def timed(_entry: Entry, _device: str, sizes: Sequence[int]) -> Rounds:
+    def timed(_entry: Entry, _device: str, sizes: Sequence[int]) -> Speeds:
         asked.append(sizes)
-        return (tuple(100.0 * (2 if len(asked) <= SURVEY_PROCESSES and size == 8 else 1) for size in sizes),)
+        is_lucky = len(asked) <= SURVEY_PROCESSES
+        return tuple(float(200 if is_lucky and size == 8 else 100 - size) for size in sizes)
 
     monkeypatch.setattr(throughput, "timed_fresh", timed)
     swept = throughput.sweep(chosen(["mlp"])[0], "cpu", (4, 8, 16), [5, 8])
     assert swept.best == 8
-    assert asked == [(4, 8, 16)] * SURVEY_PROCESSES + [(8, 5, 8)] * DUEL_PROCESSES
-    assert set(swept.ratios(0)) == set(swept.ratios(1)) == {1.0}  # its luck does not count
+    assert asked[:2] == [(4, 8, 16), (16, 8, 4)]  # none is always first
+    assert asked[SURVEY_PROCESSES:][:2] == [(8, 5), (5, 8)]
+    assert len(asked) == SURVEY_PROCESSES + DUEL_PROCESSES
+    assert set(swept.ratios(5)) == {95 / 92}  # its luck does not count
+    assert set(swept.ratios(8)) == {1.0}
+
+
+def test_a_best_size_that_is_the_answer_is_timed_against_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(throughput, "timed_fresh", lambda _entry, _device, sizes: tuple(map(float, sizes)))
+    assert throughput.sweep(chosen(["mlp"])[0], "cpu", (4, 8), [8]).ratios(8) == (1.0,)
 
 
 def test_trials_to_the_edge_end_with_the_first_pair_of_neighbours() -> None:

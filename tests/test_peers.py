@@ -10,6 +10,7 @@ import pickle
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.peers import PEERS, START, Peer
 from benchmarks.peers import tools as tools_package
-from benchmarks.peers.__main__ import WORKLOADS, beyond, turns
+from benchmarks.peers.__main__ import WORKLOADS, beyond, turns, with_speeds
 from benchmarks.peers.arena import Arena, child, fresh, open_arena
 from benchmarks.peers.counting import counted_names, names_of, steps_by_size
 from benchmarks.peers.page import page
@@ -30,6 +31,7 @@ from benchmarks.peers.rows import Row, Run, cells, summary
 from benchmarks.peers.task import Task, digest
 from benchmarks.recording import latest_rows
 from benchmarks.suite import MIB, SUITE, Entry, chosen
+from benchmarks.throughput import Sweep
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="a data limit is Linux'")
 
@@ -236,8 +238,9 @@ def test_cells_show_the_median_and_the_range() -> None:
     row = fields_of(
         searched(answer=64, fits=True, kept=kept),
         searched(answer=90, fits=True, kept=kept, seconds=20.0),
-        searched(answer=110, fits=False, kept=kept, seconds=50.0),
-        speeds=(0.8, 0.9, 1.1),
+        searched(answer=110, fits=False, kept=kept, seconds=50.0, certificate_seconds=15.0),
+        searched(seconds=5.0, exit_code=1),
+        speeds=((0.8, 0.8), (0.9, 1.0), (), ()),
     )
     found = cells(row)
     assert found["answer"] == "90 (64 to 110)"
@@ -245,9 +248,9 @@ def test_cells_show_the_median_and_the_range() -> None:
     assert found["fits again"] == "2 of 3"
     assert found["certificates"] == "3.0 (2.0 to 5.0)"
     assert found["steps"] == "30"
-    assert found["speed"] == "90% (80% to 110%)"
+    assert found["speed"] == "87% (80% to 95%)"
     assert found["state kept"] == "weights, random changed"
-    assert found["survived"] == "3 of 3"
+    assert found["survived"] == "3 of 4"
 
 
 def test_a_failed_run_stays_in_the_table_with_its_error_as_plain_text() -> None:
@@ -295,10 +298,18 @@ def test_the_certificate_looks_for_a_size_that_fails_ever_further_above() -> Non
     assert list(itertools.islice(beyond(1), 3)) == [2, 2, 2]
 
 
-def test_the_answer_that_stands_for_several_is_one_that_was_given() -> None:
-    row = Row(workload="mlp", budget_bytes=1, maximum=9, tool="x", runs=(searched(answer=4), searched(answer=8)))
-    assert row.answer == 4
-    assert Row(workload="mlp", budget_bytes=1, maximum=9, tool="x", runs=(searched(),)).answer is None
+def test_every_answer_that_fits_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sweep(_entry: Entry, _device: str, sizes: tuple[int, ...], answers: Sequence[int]) -> Sweep:
+        assert answers == [4, 8]
+        return Sweep(sizes=sizes, survey=(), duellists=(8, 4), duel=((10.0, 5.0), (10.0, 6.0)))
+
+    monkeypatch.setattr("benchmarks.peers.__main__.sweep", sweep)
+    runs = (searched(answer=4, fits=True), searched(), searched(answer=9, fits=False), searched(answer=8, fits=True))
+    row = Row(workload="mlp", budget_bytes=1, maximum=9, tool="x", runs=runs)
+    timed = with_speeds([row], chosen(["mlp"])[0], "cpu")[0]
+    assert timed.best == 8
+    assert timed.speeds == ((0.5, 0.6), (), (), (1.0, 1.0))
+    assert Row.recorded(**json.loads(json.dumps(asdict(timed)))).fitting == (4, None, None, 8)
 
 
 def test_the_parent_of_all_runs_imports_no_torch(tmp_path: Path) -> None:

@@ -137,14 +137,17 @@ def _command(arena: Arena, peer: Peer, folder: Path, log: Path) -> Ran:
 def with_speeds(rows: Sequence[Row], entry: Entry, device: str) -> list[Row]:
     """The rows of a workload with the speed at each answer that fits, as a share of that at the best size."""
     maximum = rows[0].maximum
-    answers = sorted({row.answer for row in rows if row.answer and any(run.fits for run in row.runs)})
+    answers = sorted({answer for row in rows for answer in row.fitting if answer})
     try:
         swept = sweep(entry, device, sweep_sizes(maximum, maximum), answers)
     except RunFailedError as error:
         _tell(str(error))
         return list(rows)
-    shares = {answer: swept.ratios(index) for index, answer in enumerate(answers)}
-    return [replace(row, best=swept.best, speeds=shares[row.answer]) if row.answer in shares else row for row in rows]
+    shares = {answer: swept.ratios(answer) for answer in answers}
+    return [
+        replace(row, best=swept.best, speeds=tuple(shares.get(answer or 0, ()) for answer in row.fitting))
+        for row in rows
+    ]
 
 
 # All of it
@@ -164,13 +167,19 @@ def compare(entries: Sequence[Entry], peers: Sequence[Peer], options: argparse.N
         rows[key] = rows[key].with_run(run(turn, judge))
         recording.write(list(rows.values()))
         _tell(f"{_line(rows[key])}; {remaining(done, len(ahead), time.monotonic() - began)}")
-    for arena in arenas:
-        _tell(f"{arena.entry.name}: timing the answers")
-        of_arena = [row for row in rows.values() if row.workload == arena.entry.name]
-        for row in with_speeds(of_arena, arena.entry, arena.device):
-            rows[row.workload, row.tool] = row
-        recording.write(list(rows.values()))
+    for timed in timings(list(rows.values()), options.device):
+        recording.write(timed)
     _write_page(recording)
+
+
+def timings(rows: Sequence[Row], device: str) -> Iterator[list[Row]]:
+    """The rows with the speeds at the answers, after each workload."""
+    done = list(rows)
+    for entry in chosen(list(dict.fromkeys(row.workload for row in rows))):
+        _tell(f"{entry.name}: timing the answers")
+        of_entry = iter(with_speeds([row for row in done if row.workload == entry.name], entry, device))
+        done = [next(of_entry) if row.workload == entry.name else row for row in done]
+        yield done
 
 
 def _write_page(recording: Recording) -> None:
@@ -225,9 +234,11 @@ def main() -> None:
     if unknown := sorted({*options.tool} - {peer.name for peer in PEERS}):
         raise SystemExit(f"No tool is called {unknown[0]!r}. There are: {', '.join(peer.name for peer in PEERS)}.")
     entries = chosen(options.names or DEFAULT_WORKLOADS)
-    if options.merge:
+    if files := options.merge or options.retime:
         recording = _recording(peers, options)
-        recording.join(options.merge, latest_rows(Row, options.merge, WORKLOADS))
+        rows = latest_rows(Row.recorded, files, WORKLOADS)
+        for joined in timings(rows, options.device) if options.retime else (rows,):
+            recording.join(files, joined)
         _write_page(recording)
         return
     able = sum(not peer.unable(options.device) for peer in peers)
@@ -244,6 +255,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="the true maxima that are known")
     parser.add_argument("--merge", nargs="+", type=Path, help="run nothing: join the JSON files of earlier runs")
+    parser.add_argument("--retime", nargs="+", type=Path, help="the same, and time the answers anew")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder to write to")
     return parser
 

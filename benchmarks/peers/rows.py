@@ -5,9 +5,11 @@ Raw runs are kept; medians, ranges and shares are derived here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from statistics import median
+from statistics import geometric_mean, median
+from typing import Any
 
 from benchmarks.peers import PEERS, START, STEPS
 from benchmarks.peers.arena import REPEATS
@@ -32,12 +34,14 @@ Fits again: {STEPS} steps at the answer came to their end in a fresh process und
 
 Steps and sizes: training steps that were begun, and batch sizes at which, counted by a hook on the model.
 
-Seconds: wall time from a cold start, imports included. Certificates: the same, in multiples of one run at the true
-maximum and one that fails at its successor, likewise from a cold start: the least that any measuring tool must pay.
+Seconds: wall time from a cold start, imports included. Certificates: that of the runs that gave an answer, in multiples
+of one run at the true maximum and one that fails at its successor, likewise from a cold start: the least that any
+measuring tool must pay (the median of one of these in each repetition).
 
-Speed: throughput at the median answer, as a share of that at the best size of an exhaustive sweep. Each size is timed
-alone in a process; the answers and the best one are timed again, in turns, in {DUEL_PROCESSES} rounds of processes that
-had no say in which is the best, since whichever looks fastest among many was in part lucky.
+Speed: throughput at each answer that fits again, as a share of that at the best size of an exhaustive sweep. Each size
+is timed alone in a process; the answers and the best one are timed again, in {DUEL_PROCESSES} rounds of processes that
+had no say in which is the best, since whichever looks fastest among many was in part lucky. The geometric mean of the
+rounds counts; an answer that is the best size has 100%.
 
 State kept: whether weights, optimizer and random state are, bit for bit, when training would start what they were
 before the search. Survived: the caller's program ran on after it."""
@@ -65,7 +69,11 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One tool on one workload. `speeds` are throughputs as shares of that at the `best` size, round by round."""
+    """One tool on one workload.
+
+    `speeds` holds for each run the throughput at its answer as a share of that at the `best` size, round by round;
+    nothing where that answer does not fit.
+    """
 
     workload: str
     budget_bytes: int
@@ -74,21 +82,21 @@ class Row:
     unable: str = ""
     runs: tuple[Run, ...] = ()
     best: int = 0
-    speeds: tuple[float, ...] = ()
+    speeds: tuple[tuple[float, ...], ...] = ()
+
+    @classmethod
+    def recorded(cls, *, runs: Sequence[Fields], **fields: Any) -> Row:
+        """The row of a JSON file."""
+        return cls(runs=tuple(Run(**run) for run in runs), **fields)
 
     def with_run(self, run: Run) -> Row:
         """The row with one more run."""
         return replace(self, runs=(*self.runs, run))
 
     @property
-    def answer(self) -> int | None:
-        """The median answer, one that was given; None where there was none."""
-        return typical([run.answer for run in self.runs if run.answer])
-
-
-def typical(answers: Sequence[int]) -> int | None:
-    """The lower median."""
-    return sorted(answers)[(len(answers) - 1) // 2] if answers else None
+    def fitting(self) -> tuple[int | None, ...]:
+        """The answer of each run, None where it does not fit."""
+        return tuple(run.answer if run.fits else None for run in self.runs)
 
 
 # Cells
@@ -108,12 +116,23 @@ def cells(row: Fields) -> Cells:
         "steps": spread([run["steps"] for run in runs], "{:.0f}"),
         "sizes": spread([run["sizes"] for run in runs], "{:.0f}"),
         "seconds": spread([run["seconds"] for run in runs], "{:.0f}"),
-        "certificates": spread([run["seconds"] / run["certificate_seconds"] for run in runs], "{:.1f}"),
-        "speed": spread(row["speeds"], "{:.0%}"),
+        "certificates": spread(costs(row), "{:.1f}"),
+        "speed": spread(reached(row), "{:.0%}"),
         "state kept": state(answered[-1]["kept"]) if answered else "",
         "survived": count([run["exit_code"] == 0 for run in runs]),
         "why not": why_not(row),
     }
+
+
+def costs(row: Fields) -> list[float]:
+    """What each answer cost, in certificates."""
+    certificate = median(run["certificate_seconds"] for run in row["runs"]) if row["runs"] else math.nan
+    return [run["seconds"] / certificate for run in row["runs"] if run["answer"] is not None]
+
+
+def reached(row: Fields) -> list[float]:
+    """The speed at each answer that fits, as a share of that at the best size."""
+    return [geometric_mean(ratios) for ratios in row["speeds"] if ratios]
 
 
 def why_not(row: Fields) -> str:
@@ -171,14 +190,13 @@ def over_workloads(rows: Sequence[Fields]) -> list[Cells]:
 
 def _of_tool(tool: str, rows: Sequence[Fields]) -> Cells:
     answered = [[run["answer"] / row["maximum"] for run in row["runs"] if run["answer"]] for row in rows]
-    costs = [median(run["seconds"] / run["certificate_seconds"] for run in row["runs"]) for row in rows]
     return {
         "tool": tool,
         "workloads": f"{len(rows)}",
         "of the maximum": spread([median(shares) for shares in answered if shares], "{:.0%}"),
         "fits again": count([run["fits"] for row in rows for run in row["runs"] if run["fits"] is not None]),
-        "certificates": spread(costs, "{:.1f}"),
-        "speed": spread([median(row["speeds"]) for row in rows if row["speeds"]], "{:.0%}"),
+        "certificates": spread([median(costs(row)) for row in rows if costs(row)], "{:.1f}"),
+        "speed": spread([median(reached(row)) for row in rows if reached(row)], "{:.0%}"),
         "state kept": count(
             [all((run["kept"] or {}).values()) for row in rows for run in row["runs"] if run["answer"]]
         ),

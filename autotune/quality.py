@@ -114,10 +114,11 @@ def noise_of(spec: ProbeSpec, gradients: Gradients | None, why_not: str) -> Nois
 
 
 def training_now(gradients: Gradients | None, workload: WorkloadFacts) -> Training | None:
-    """How training goes at the base batch size: as the warm-up did, or as the caller says."""
+    """How training goes at the base batch size: with the warm-up's learning rate, or as the caller says."""
     if gradients is None or not gradients.optimizer:
         return workload.training
-    samples = gradients.micro_batch_size * gradients.micro_batches
+    own = workload.training.batch_size if workload.training else None  # which may have been too large to train with
+    samples = own or gradients.micro_batch_size * gradients.micro_batches
     return Training(gradients.optimizer, gradients.learning_rate, samples)
 
 
@@ -249,6 +250,8 @@ def recommendation_of(found: Quality, speed: Mapping[int, float]) -> Recommendat
 def _why(found: Quality) -> str:
     if found.noise.is_determined:
         return f"the smallest predicted within {NEAR:.0%} of the least time to a given quality"
+    if found.line is None:
+        return "the largest, since too few sizes were timed to tell what a sample costs"
     half, least = found.half_throughput_batch_size, _least_best(found.noise, found.line)
     if half is None or least is None:
         return "the largest, since the step times show no cost of a sample and the noise scale is undetermined"

@@ -133,6 +133,7 @@ class ProbeSpec(Record, frozen=True):
             raise UsageError(problem, remedy=remedy)
 
 
+LARGEST_SEED = 2**32 - 1  # NumPy's
 LEAST_WARMUP_STEPS = 40  # of which the second half is measured
 
 
@@ -160,6 +161,8 @@ def _problems(spec: ProbeSpec) -> list[tuple[str, str]]:
         for name, value in counts
         if value is not None and value <= 0
     ]
+    if not 0 <= spec.seed <= LARGEST_SEED:
+        found.append((f"--seed is {spec.seed}, outside 0 to {LARGEST_SEED:,}.", "Give one of these."))
     if spec.budget.fraction is not None and spec.budget.fraction > 1:
         found.append(("--memory-budget is over 100%.", "Give at most 100% of the free memory, or a size like 8GiB."))
     if not 0 <= spec.tolerance < 1:

@@ -44,8 +44,8 @@ def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> 
 
 def _rank(n: int, confidence: float) -> int:
     """The largest k >= 1 whose k-th order statistics from both ends keep the confidence."""
-    tail, k = 1.0, 0  # in units of 2^-n, exact in integers
-    while 2 * tail <= (1 - confidence) * 2.0**n and k < n // 2:
+    tail, k = 1, 0  # in units of 2^-n, exact in integers
+    while 2 * tail / 2**n <= 1 - confidence and k < n // 2:
         k += 1
         tail += math.comb(n, k)
     return max(k, 1)

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import msgspec
 
 from autotune.advice import advice
-from autotune.errors import AutotuneError, UsageError, WorkloadError
+from autotune.errors import NoTrialFinishedError, UsageError, WorkloadError
 from autotune.executors import Attempt, Executor, Opened, TrainRequest
 from autotune.listener import Listener
 from autotune.quality import NEAR, quality_of
-from autotune.recommend import speeds
+from autotune.recommend import contest_speeds, speeds
 from autotune.result import Result, Verification
 from autotune.spec import Mode, Objective
 from autotune.stats import median_interval
@@ -33,7 +33,7 @@ HELD_OUT_SHARE = 0.2
 MOST_HELD_OUT = 2048
 FEWEST_HELD_OUT = 16
 PARTS = 16
-"""So many parts of what is held out make a 95% interval of the median that leaves out the outer four at either end."""
+"""So many parts of what is held out make a 95% interval of the median that leaves out the outer three at either end."""
 
 LOOKS = 20
 LOOK_SHARE = 0.1
@@ -204,7 +204,7 @@ def verify(
     Raises:
         UsageError: there is nothing to train, or this workload's loss or data is out of reach.
         WorkloadError: the user's code raised.
-        AutotuneError: the predicted size, or every other, could not be trained.
+        NoTrialFinishedError: the predicted size, or every other, could not be trained.
         KeyboardInterrupt: interrupted before two sizes were trained.
     """
     made = plan(result, opened, count, budget_seconds, epochs)
@@ -221,7 +221,7 @@ def verify(
     if len(curves) < 2:
         if interrupted:
             raise KeyboardInterrupt
-        raise AutotuneError(failures[0], remedy="So there is nothing to compare with.")
+        raise NoTrialFinishedError(failures[0], remedy="So there is nothing to compare with.")
     verification = Verification(
         curves=curves,
         failures=failures,
@@ -278,10 +278,11 @@ def verified(result: Result, verification: Verification) -> Result:
     if not found.overrules:
         return changed
     duration = format_seconds(verification.seconds_each)
+    speed = speeds(result.trials) | (contest_speeds(result.contest) if result.contest else {})
     recommendation = msgspec.structs.replace(
         result.recommendation,
         batch_size=found.best,
-        samples_per_second=speeds(result.trials)[found.best],
+        samples_per_second=speed[found.best],
         why=f"in {duration} of training it reached a lower loss than {format_count(found.predicted)}",
     )
     about_quality = result.spec.objective is Objective.TIME_TO_QUALITY

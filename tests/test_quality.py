@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from example_results import example_result
@@ -22,7 +23,7 @@ from autotune.executors.fake import FakeExecutor
 from autotune.listener import Silence
 from autotune.noise_scale import NoiseScale
 from autotune.probe import Probe
-from autotune.quality import learning_rate_gain, quality, quality_of, recommendation_of
+from autotune.quality import learning_rate_gain, quality, quality_of, recommendation_of, training_now
 from autotune.reports.figures import figures
 from autotune.reports.html import page
 from autotune.reports.markdown import markdown
@@ -231,6 +232,15 @@ def test_every_report_shows_the_models_side() -> None:
     assert "steps in 2 epochs" in page([result])
     assert "time to quality" in figures([result]) and "time to quality" in figures([result, result])
     assert "time to quality" not in figures([example_result()])
+
+
+def test_the_callers_learning_rate_belongs_to_their_batch_though_the_warm_up_took_a_smaller_one() -> None:
+    result = about_quality()
+    assert result.gradients is not None
+    workload = msgspec.structs.replace(result.workload, training=Training("SGD", 0.1, 256))
+    found = training_now(result.gradients, workload)
+    assert found is not None and found.batch_size == 256
+    assert result.gradients.micro_batch_size * result.gradients.micro_batches != 256
 
 
 def test_training_now_is_that_of_the_warm_up() -> None:

@@ -26,6 +26,12 @@ def test_ranks_are_those_of_the_published_tables(n: int, rank: int) -> None:
     assert median_interval(range(1, n + 1)) == (rank, n + 1 - rank)
 
 
+def test_the_rank_of_many_values_is_that_of_the_normal_distribution() -> None:
+    low, high = median_interval(range(4000))
+    assert low == pytest.approx(2000 - 1.96 * math.sqrt(1000), abs=2)
+    assert high == pytest.approx(3999 - low)
+
+
 def test_the_interval_covers_the_true_median_as_often_as_it_promises() -> None:
     chance, covered, runs = random.Random(1), 0, 2000
     for _ in range(runs):

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
-from example_results import example_result
+from example_results import CONTEST, example_result
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -30,6 +30,7 @@ from autotune.probe import Probe
 from autotune.reports.figures import figures
 from autotune.reports.html import fragment, page
 from autotune.reports.markdown import markdown
+from autotune.reports.rows import row_of
 from autotune.reports.terminal import render
 from autotune.reports.training_words import verification_words as words
 from autotune.result import Result, Verification
@@ -73,6 +74,12 @@ def test_what_trains_better_and_sooner_for_long_enough_overrules() -> None:
     assert result.batch_size == OTHER
     assert "lower loss than 256" in result.recommendation.why
     assert "50% of the time" in words(result) and "So use 512." in words(result)
+
+
+def test_the_speed_of_what_is_used_instead_is_the_one_that_is_shown() -> None:
+    result = verified(example_result(contest=CONTEST), verification(SLOW, FAST))
+    shown = row_of(result, OTHER).speed
+    assert shown is not None and shown.samples_per_second == result.recommendation.samples_per_second
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,8 @@ from autotune.units import parse_budget, parse_duration, parse_noise, parse_shar
 from autotune.verify import verify
 
 if TYPE_CHECKING:
+    import torch
+
     from autotune.estimate import Estimate, Place, Question
     from autotune.workloads.live import LiveParts
 
@@ -91,6 +93,7 @@ def _probed(
             journal,
             listener,
             trials=list(journal.earlier.trials),
+            place=journal.earlier.place,
             forecasted=journal.earlier.forecasted,
         )
         result = _with_command(probe.run(), command_line)
@@ -128,7 +131,7 @@ def find_batch_size(
     collate_fn: Callable[[list[Any]], Any] | None = None,
     training_step: Callable[[Any], Any] | None = None,
     inference_step: Callable[[Any], Any] | None = None,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     mode: str = "train",
     objective: str = "throughput",
     max_latency: str | float | None = None,
@@ -229,9 +232,9 @@ def find_batch_size(
         name=_name_of(model),
     )
     home = _device_of(model)
-    spec = ProbeSpec(
+    spec = _spec(
         workload=LiveWorkload(name=parts.name),
-        device=home if device == "auto" and home != "cpu" else device,
+        device=_device(str(device), home),
         mode=_choice(Mode, mode, "mode"),
         objective=_choice(Objective, objective, "objective"),
         latency_seconds=_seconds(max_latency),
@@ -251,7 +254,7 @@ def find_batch_size(
         tune_workers=tune_workers,
         dataset_size=dataset_size,
         epochs=epochs,
-        noise=parse_noise(noise) if isinstance(noise, str) else float(noise),
+        noise=parse_noise(noise) if isinstance(noise, str) else noise,
         base_batch_size=base_batch_size,
         base_learning_rate=base_lr,
         warmup_steps=warmup_steps,
@@ -501,6 +504,31 @@ def _device_of(model: Any) -> str:
     return str(getattr(first, "device", "cpu"))
 
 
+def _device(asked: str, home: str) -> str:
+    """The device to probe on: where the model lives, unless that is a processor or another is asked for."""
+    is_home = asked in ("auto", home, home.partition(":")[0])
+    return home if is_home and home != "cpu" else asked
+
+
+def _spec(**fields: Any) -> ProbeSpec:
+    """A spec of what a caller gave, whose types nothing has checked yet; NumPy's numbers count as Python's.
+
+    Raises:
+        UsageError: one of them is of the wrong type, or contradicts another.
+    """
+    try:
+        return msgspec.convert(msgspec.to_builtins(fields, enc_hook=_plain_number), ProbeSpec)
+    except (msgspec.ValidationError, NotImplementedError) as error:
+        told, _, name = str(error).partition(" - at `$.")
+        raise UsageError(f"{name.rstrip('`') or 'An argument'} is of the wrong type. {told}.") from error
+
+
+def _plain_number(value: Any) -> Any:
+    if callable(getattr(value, "item", None)):
+        return value.item()
+    raise NotImplementedError(f"Got {type(value).__name__}")
+
+
 def _choice(kind: type[Choice], text: str, name: str) -> Choice:
     try:
         return kind(text)
@@ -513,8 +541,14 @@ def _seconds(value: str | float | None) -> float | None:
     return parse_duration(value) if isinstance(value, str) else value
 
 
-def _budget(value: str | int) -> MemoryBudget:
-    return MemoryBudget(bytes_=value) if isinstance(value, int) else parse_budget(value)
+def _budget(value: str | float) -> MemoryBudget:
+    if isinstance(value, str):
+        return parse_budget(value)
+    if value != int(value):
+        raise UsageError(
+            f"memory_budget={value} is no number of bytes.", remedy='Give bytes, or text such as "8GiB" or "80%".'
+        )
+    return MemoryBudget(bytes_=int(value))
 
 
 def _live_lines() -> Listener:

@@ -37,14 +37,14 @@ def search_limits(spec: ProbeSpec, opened: Opened) -> Limits:
 
 def edge_of(trials: Sequence[Trial], multiple_of: int) -> Edge:
     """The border between what fits and what does not, as far as the trials show it."""
-    plain = [trial for trial in trials if trial.is_plain]
-    low, high = bounds([telling(trial) for trial in plain], multiple_of)
-    accepted, refused = ({t.batch_size for t in plain if t.accepted is flag} for flag in (True, False))
+    searched = [trial for trial in trials if trial.is_searched]
+    low, high = bounds([telling(trial) for trial in searched], multiple_of)
+    accepted, refused = ({t.batch_size for t in searched if t.accepted is flag} for flag in (True, False))
     return Edge(
         largest_fits=low or 0,
         smallest_refused=high,
-        refused_by=next((refusal(t) for t in plain if t.batch_size == high and not t.accepted), _unsafe(high)),
-        confirmations=sum(t.batch_size == low and t.accepted and t.purpose == "confirm" for t in plain),
+        refused_by=next((refusal(t) for t in searched if t.batch_size == high and not t.accepted), _unsafe(high)),
+        confirmations=sum(t.batch_size == low and t.accepted and t.purpose == "confirm" for t in searched),
         band=tuple(sorted(accepted & refused)),
         multiple_of=multiple_of,
     )

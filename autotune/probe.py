@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -35,31 +36,41 @@ from autotune.progress import Ahead, ahead
 from autotune.quality import base_batch_size, noise_of, quality, recommendation_of, training_now
 from autotune.recommend import begun, contenders, recommend, speeds, telling
 from autotune.result import Recommendation, Result, Spent, StopReason, TargetAnswer
-from autotune.search import Ask, Hint, Limits, Phase, Search, Stop, bounds
+from autotune.resuming import check_same, dropped_warning, place_of, still_true
+from autotune.search import Ask, Hint, Limits, Phase, Search, bounds
 from autotune.spec import Objective, ProbeSpec
-from autotune.store import Forecasted, Journal, Line, NoJournal, Purpose, TrialBegan, TrialEnded, TrialInterrupted
-from autotune.target import answer_target
-from autotune.trial import Contest, Feeding, Gradients, Outcome, Trial
+from autotune.store import Forecasted, Journal, Line, NoJournal, Place, TrialBegan, TrialEnded, TrialInterrupted
+from autotune.target import TRY, answer_target
+from autotune.trial import Contest, Feeding, Gradients, Outcome, Purpose, Trial
 from autotune.units import format_bytes
 from autotune.verdict import judged
 
 GROW = Effort(warmup_steps=2, min_steps=3, seconds=0.5)
 BISECT = Effort(warmup_steps=2, min_steps=3, max_steps=3, seconds=0.0)  # the peak still rises until the third step
 CONFIRM = Effort(warmup_steps=2, min_steps=8, max_steps=8, seconds=0.0)  # ten in all: sizes that pass three fail ten
+FORECAST_SECONDS = 60.0
 WARMUP_SECONDS = 120.0  # of training a copy; what was measured until then has to do
 MOST_WORKERS = 16  # of a DataLoader; more seldom help, and each holds a copy of the dataset's objects
-LATENCY_STEPS = 20  # the fewest of which the 95th percentile is not simply the slowest
+LATENCY = Effort(min_steps=20, seconds=0.5)  # the fewest of which the 95th percentile is not simply the slowest
+
+
+class _CutShortError(Exception):
+    """The time allowed for the probe ended a trial."""
 
 
 @dataclass
 class Probe:
-    """One probe: its parts, and what it has found so far. `trials` may begin with those of a journal."""
+    """One probe: its parts, and what it has found so far.
+
+    `trials` may begin with those of a journal; `place` is then where these ran.
+    """
 
     spec: ProbeSpec
     executor: Executor
     journal: Journal
     listener: Listener
     trials: list[Trial] = field(default_factory=list)
+    place: Place | None = None
     forecasted: Forecasted | None = None
     contest: Contest | None = None
     gradients: Gradients | None = None
@@ -82,6 +93,7 @@ class Probe:
         self.spent = Spent(opening_seconds=time.monotonic() - self.started)
         self.listener.opened(self.opened)
         self._check_tuning()
+        self._go_on_from_the_journal()
         self.search = Search(search_limits(self.spec, self.opened))
         for trial in self.trials:
             self._tell(trial)
@@ -96,6 +108,20 @@ class Probe:
         workload = msgspec.structs.replace(opened.workload, dataset_size=self.spec.dataset_size)
         return msgspec.structs.replace(opened, workload=workload)
 
+    def _go_on_from_the_journal(self) -> None:
+        """Keep of its trials what still holds, and write down what the next ones are about."""
+        place = place_of(self.opened)
+        if self.place is not None:
+            check_same(self.place, place)
+            kept = still_true(self.trials, self.place.budget_bytes, place.budget_bytes)
+            if dropped := [trial for trial in self.trials if trial not in kept]:
+                self.listener.warned(dropped_warning(len(dropped), self.place.budget_bytes, place.budget_bytes))
+            for trial in dropped:
+                self._write(TrialInterrupted(number=trial.number))
+            self.trials = kept
+        if place != self.place:
+            self._write(place)
+
     def _check_tuning(self) -> None:
         if self.spec.tune_workers and self.opened.workload.num_workers is None:
             raise UsageError(
@@ -107,13 +133,19 @@ class Probe:
         target, feeding = None, None
         try:
             stop = self._search_until_confirmed()
-            if self.spec.target is not None and self._exhausted() is None:
-                target = answer_target(self.spec.target, self)
+            if self.spec.target is not None:
+                spent = self._exhausted()
+                stop = spent or stop  # so that it can be resumed for the target
+                target = None if spent else answer_target(self.spec.target, self, self._target_effort)
             feeding = self._feeding()
         except KeyboardInterrupt:
             if not self.speeds():
                 raise
             stop = StopReason.INTERRUPTED
+        except _CutShortError:
+            stop = StopReason.SECONDS
+            if not self.speeds():
+                raise _nothing_yet(stop) from None
         return self._composed(stop, target, feeding)
 
     # ------------------------------------------------------------------ searching
@@ -125,28 +157,33 @@ class Probe:
             self._hold_contest()
             self._warm_up()
             size = self._recommendation().batch_size
-            if self._exhausted() is not None or self._is_confirmed(size):
-                return self._exhausted() or stop
+            if self._is_confirmed(size):
+                return stop
+            if (spent := self._exhausted()) is not None:
+                return spent
             ask = Ask(size, Phase.CONFIRM, "does the answer hold in a fresh process?")
-            self.contest = self.contest if self.ask_trial(ask, CONFIRM).accepted else None
+            trial = self.ask_trial(ask, self._effort(ask.phase))
+            self.contest = self.contest if trial.accepted else None
 
     def _search_to_its_end(self) -> StopReason:
-        while isinstance(move := self._next_move(), Ask):
+        while isinstance(move := self.search.ask(self._hint()), Ask):
             if (spent := self._exhausted()) is not None and self.trials:  # one trial at least, whatever was allowed
                 if not self.speeds():
                     raise _nothing_yet(spent)
                 return spent
+            if self._can_forecast:
+                self._forecast()  # which may lead elsewhere
+                continue
             self.ask_trial(move, self._effort(move.phase))
         if move.reason is None:
             raise self._nothing_accepted()
         return move.reason
 
-    def _next_move(self) -> Ask | Stop:
-        """What the search asks next, guided by a forecast once a trial can correct it."""
+    @property
+    def _can_forecast(self) -> bool:
+        """Whether a forecast is wanted, was not yet made, and a trial can correct it."""
         wanted = self.spec.forecast and self.spec.objective is not Objective.LATENCY
-        if wanted and self.forecasted is None and measured_peaks(self.trials):
-            self._forecast()
-        return self.search.ask(self._hint())
+        return wanted and self.forecasted is None and bool(measured_peaks(self.trials))
 
     def _hint(self) -> Hint | None:
         return hint(self._known_forecast, self.trials, self.opened.budget_bytes)
@@ -168,6 +205,7 @@ class Probe:
                 largest=self.search.limits.largest,
                 measured=(batch_size, round(peak_bytes)),
                 rules=Rules.CUDA if self.opened.environment.device.startswith("cuda") else Rules.CPU,
+                timeout_seconds=max(1.0, min(FORECAST_SECONDS, self._seconds_left())),
             )
         )
         why_not = "" if attempt.forecast else attempt.reason
@@ -216,11 +254,16 @@ class Probe:
 
         Raises:
             WorkloadError: the user's own code raised.
+            _CutShortError: the time allowed for all of the probe ended it, which says nothing of its batch size.
         """
         number = 1 + max((trial.number for trial in self.trials), default=0)
+        request = self._within_time(request)
         try:
-            return self._taken(self._ran(number, self._within_time(request), purpose, why))
-        except KeyboardInterrupt:
+            trial = self._ran(number, request, purpose, why)
+            if trial.outcome is Outcome.TIMED_OUT and request.timeout_seconds < self.spec.trial_timeout_seconds:
+                raise _CutShortError
+            return self._taken(trial)
+        except (KeyboardInterrupt, _CutShortError):
             self._write(TrialInterrupted(number=number))
             raise
 
@@ -239,7 +282,7 @@ class Probe:
             seconds=time.monotonic() - began,
             measurement=attempt.measurement,
             evidence=attempt.evidence,
-            fresh_process=request.fresh_process,
+            fresh_process=request.fresh_process and self.opened.isolated,
             forecast_bytes=predicted_peak(self._known_forecast, self.trials, request.batch_size),
         )
         on_cpu = self.opened.environment.device == "cpu"  # a GPU's caching allocator does the same each time
@@ -266,7 +309,7 @@ class Probe:
             self.journal = NoJournal()
 
     def _tell(self, trial: Trial) -> None:
-        if trial.purpose not in ("plan", "target") or (trial.purpose == "target" and trial.accepted):
+        if trial.is_searched:
             self.search.tell(telling(trial))
 
     def _hold_contest(self) -> None:
@@ -339,8 +382,12 @@ class Probe:
 
     def _effort(self, phase: Phase) -> Effort:
         if self.spec.objective is Objective.LATENCY:
-            return Effort(min_steps=LATENCY_STEPS, seconds=0.5)
+            return LATENCY
         return {Phase.BISECT: BISECT, Phase.CONFIRM: CONFIRM}.get(phase, GROW)
+
+    @property
+    def _target_effort(self) -> Effort:
+        return LATENCY if self.spec.objective is Objective.LATENCY else TRY
 
     def _exhausted(self) -> StopReason | None:
         """Which allowance is used up, if any."""
@@ -365,7 +412,8 @@ class Probe:
         return speeds(self.trials)
 
     def _is_confirmed(self, size: int) -> bool:
-        return any(t.batch_size == size and t.fresh_process and t.accepted for t in self.trials)
+        runs = [trial for trial in self.trials if trial.batch_size == size and trial.accepted]
+        return any(t.fresh_process or (t.purpose == "confirm" and not self.opened.isolated) for t in runs)
 
     def _recommendation(self) -> Recommendation:
         low, _ = bounds(self.search.told, self.spec.multiple_of)
@@ -448,7 +496,8 @@ class Probe:
         refusal = trial.reason
         if trial.measurement is None:
             request = TrialRequest(batch_size=trial.batch_size, effort=BISECT, enforce=False)
-            trial = self.run_trial(request, "target", "how much would it need?")
+            with suppress(_CutShortError):
+                trial = self.run_trial(request, "target", "how much would it need?")
         peak = trial.measurement.memory.peak_bytes if trial.measurement else 0
         if peak <= budget:  # it is the machine that lacks memory, or the need could not be measured
             return refusal

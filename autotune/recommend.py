@@ -24,6 +24,7 @@ DRIFT_BETWEEN_TRIALS = 0.30  # how far two equal trials came apart, see above
 MOST_CONTENDERS = 5
 APART = 1.1  # of sizes nearer to each other than this the smaller one competes: it holds more surely, and runs alike
 BEHIND = 4  # tolerances: a size that is slower by so much has lost after one round, by half of that after two
+COMMON = 0.05  # a smaller tolerance does not make equal processes differ less
 
 
 def throughput(trial: Trial) -> float:
@@ -55,14 +56,14 @@ def _times(trial: Trial) -> tuple[float, ...]:
 
 
 def telling(trial: Trial) -> Told:
-    """What the search needs to know of a trial."""
+    """What the search needs to know of a trial that it asked for."""
     measured = trial.measurement is not None
     return Told(
         trial.batch_size,
         trial.accepted,
         throughput(trial) if measured else 0.0,
         throughput_interval(trial)[1] if measured else 0.0,
-        Phase(trial.purpose) if trial.purpose != "target" else Phase.BISECT,
+        Phase(trial.purpose),
         trial.largest_safe,
     )
 
@@ -75,12 +76,11 @@ def speeds(trials: Iterable[Trial]) -> dict[int, float]:
 def _longest(trials: Iterable[Trial]) -> dict[int, Trial]:
     """The trial with the most timed steps of each batch size that lies below all that were refused, ascending.
 
-    What fitted once above a refused size is no answer any more. A target is tried beside the search, so that its
-    refusal speaks of its own size alone.
+    What fitted once above a refused size is no answer any more. Nor is a target: whether it may be one was not asked.
     """
-    tried = [trial for trial in trials if trial.is_plain]
+    tried = [trial for trial in trials if trial.is_searched]
     fallen = {trial.batch_size for trial in tried if not trial.accepted}
-    _, high = bounds([telling(trial) for trial in tried if trial.accepted or trial.purpose != "target"])
+    _, high = bounds([telling(trial) for trial in tried])
     end = math.inf if high is None else high
     longest: dict[int, Trial] = {}
     for trial in sorted(tried, key=lambda trial: len(_times(trial))):
@@ -92,8 +92,8 @@ def _longest(trials: Iterable[Trial]) -> dict[int, Trial]:
 def contenders(trials: Iterable[Trial], tolerance: float, free_bytes: float = math.inf) -> tuple[int, ...]:
     """The batch sizes that may yet win once noise and drift are taken out, ascending, none just above another.
 
-    Where there are too many, the fastest is kept, which sets the mark, and those of which it is least clear on
-    which side of the mark they are.
+    Where there are too many, the fastest is kept, which sets the mark, the smallest above it, which wins if nothing
+    changes, and those of which it is least clear on which side of the mark they are.
     """
     fitting = _longest(trials)
     speed = {size: throughput(trial) for size, trial in fitting.items()}
@@ -104,8 +104,9 @@ def contenders(trials: Iterable[Trial], tolerance: float, free_bytes: float = ma
         near.remove(min(near, key=lambda size: speed[size]))  # all are in memory at the same time
     fastest = max(near, key=lambda size: speed[size])
     border = speed[fastest] * (1 - tolerance)
-    others = sorted((size for size in near if size != fastest), key=lambda size: abs(math.log(speed[size] / border)))
-    return tuple(sorted([fastest, *others[: MOST_CONTENDERS - 1]]))
+    kept = {fastest, min(size for size in near if speed[size] >= border)}
+    others = sorted((size for size in near if size not in kept), key=lambda size: abs(math.log(speed[size] / border)))
+    return tuple(sorted([*kept, *others[: MOST_CONTENDERS - len(kept)]]))
 
 
 def _apart(speed: dict[int, float]) -> dict[int, float]:
@@ -158,7 +159,7 @@ def _around(middle: float, paired: Ratio) -> Ratio:
 def begun(trials: Iterable[Trial], batch_sizes: tuple[int, ...], *, follows_trials: bool) -> Contest:
     """A final round of which no round was held, or only the trials, where these count."""
     longest = _longest(trials)
-    times = tuple(median(_times(longest[size])) for size in batch_sizes) if follows_trials else ()
+    times = tuple(size / throughput(longest[size]) for size in batch_sizes) if follows_trials else ()
     return Contest(batch_sizes=batch_sizes, rounds=(), trials=times)
 
 
@@ -174,7 +175,7 @@ def may_yet_win(contest: Contest, tolerance: float, held: int) -> tuple[int, ...
 
     Equal processes differ in speed, so the fewer rounds were held, the further behind a size must be to leave.
     """
-    mark = 1 - tolerance * max(BEHIND / held, 1)
+    mark = 1 - max(tolerance, COMMON) * max(BEHIND / held, 1)
     return tuple(size for size, ratio in contest_ratios(contest).items() if ratio.high >= mark)
 
 

@@ -36,7 +36,10 @@ ENOUGH_PAIRS = 6
 
 @dataclass(frozen=True)
 class Run:
-    """A batch size in one process. Runs of one `kind` are timed alike: for as long, and from the same start."""
+    """A batch size in one process. Runs of one `kind` are timed alike: for as long, and from the same start.
+
+    `step_seconds` are those of one batch, as in the final round, of a step that accumulates several, too.
+    """
 
     kind: tuple[str, bool]
     step_seconds: tuple[float, ...]
@@ -72,7 +75,8 @@ def series_of(result: Result) -> Series:
         measured = trial.measurement
         if not (trial.accepted and trial.is_plain and measured and min(measured.step_seconds, default=0.0) > 0):
             continue
-        run = Run((trial.purpose, trial.fresh_process), measured.step_seconds, measured.memory.peak_bytes)
+        seconds = tuple(step / measured.accumulation_steps for step in measured.step_seconds)
+        run = Run((trial.purpose, trial.fresh_process), seconds, measured.memory.peak_bytes)
         runs[trial.batch_size].append(run)
         stalls.append(measured.conditions.cpu_stall_fraction or 0.0)
     held = result.contest and msgspec.structs.replace(result.contest, trials=())  # a trial is no process beside itself

@@ -287,13 +287,19 @@ class _Versioned(msgspec.Struct):
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that a reader, or a full disk, never leaves half of it.
 
+    A link stays one, and what is no file, such as /dev/stdout, is written to, not replaced.
+
     Raises:
         ResultFileError: the folder is missing or read-only, or the disk is full.
     """
-    partial = path.with_name(path.name + ".partial")
+    target = path.resolve()
+    partial = target.with_name(target.name + ".partial")
     try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+            return
         partial.write_bytes(content)
-        partial.replace(path)
+        partial.replace(target)
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise ResultFileError(

@@ -1,8 +1,8 @@
 """The journal of a probe: appended and flushed after each event, so that a crash loses nothing.
 
-Needs the records. One JSON object a line: first the spec, then for each trial that it began, and that it
-ended or was interrupted. A last line that a crash cut short is ignored. Reading gives back the trials; one
-that began and never ended counts as a crash, since it may have taken the machine down with it.
+Needs the records. One JSON object a line: first the spec, then what was built of it and where, then for each trial
+that it began, and that it ended or was interrupted. A last line that a crash cut short is ignored. Reading gives back
+the trials; one that began and never ended counts as a crash, since it may have taken the machine down with it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import msgspec
 from filelock import FileLock, Timeout
@@ -18,9 +18,7 @@ from filelock import FileLock, Timeout
 from autotune.errors import ResultFileError
 from autotune.forecast.records import Forecast
 from autotune.spec import ProbeSpec
-from autotune.trial import SCHEMA_VERSION, Evidence, Outcome, Record, Trial
-
-Purpose = Literal["grow", "refine", "shrink", "bisect", "confirm", "target", "plan"]
+from autotune.trial import SCHEMA_VERSION, Evidence, Outcome, Purpose, Record, Trial
 
 
 class Header(Record, frozen=True, tag="header"):
@@ -28,6 +26,17 @@ class Header(Record, frozen=True, tag="header"):
 
     spec: ProbeSpec
     schema_version: int = SCHEMA_VERSION
+
+
+class Place(Record, frozen=True, tag="place"):
+    """What the trials that follow are about, beyond what was asked for: the workload as built, and where it runs."""
+
+    workload: str
+    parameters: int | None
+    batch_description: str
+    dataset_size: int | None
+    device_name: str
+    budget_bytes: int
 
 
 class TrialBegan(Record, frozen=True, tag="began"):
@@ -61,10 +70,11 @@ class Earlier(Record, frozen=True):
     """What an earlier run of a probe left behind."""
 
     trials: tuple[Trial, ...] = ()
+    place: Place | None = None
     forecasted: Forecasted | None = None
 
 
-Line = Header | Forecasted | TrialBegan | TrialEnded | TrialInterrupted
+Line = Header | Place | Forecasted | TrialBegan | TrialEnded | TrialInterrupted
 _decoder = msgspec.json.Decoder(Line)
 
 
@@ -174,7 +184,8 @@ def read_journal(path: Path, spec: ProbeSpec) -> tuple[Earlier, int]:
         raise ResultFileError(f"{path} is not an autotune journal: {error}.", remedy="Leave out --resume.") from error
     _check_header(path, lines[:1], spec)
     forecasted = next((line for line in lines if isinstance(line, Forecasted)), None)
-    return Earlier(trials=_trials(lines), forecasted=forecasted), len(whole)
+    place = next((line for line in reversed(lines) if isinstance(line, Place)), None)
+    return Earlier(trials=_trials(lines), place=place, forecasted=forecasted), len(whole)
 
 
 def _check_header(path: Path, lines: list[Line], spec: ProbeSpec) -> None:

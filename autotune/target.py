@@ -7,14 +7,15 @@ a plan was run as it stands, with its gradients accumulated.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Literal, Protocol
 
-from autotune.edge import refusal
+from autotune.edge import edge_of, refusal
 from autotune.executors import Effort, Opened, TrialRequest
 from autotune.recommend import throughput
 from autotune.result import AccumulationPlan, TargetAnswer
-from autotune.store import Purpose
-from autotune.trial import Outcome, Trial
+from autotune.trial import Outcome, Purpose, Trial
+from autotune.units import format_count
 
 TRY = Effort(warmup_steps=2, min_steps=8, max_steps=20, seconds=0.5)
 PLANS_TRIED = 4
@@ -33,14 +34,34 @@ class Runner(Protocol):
         ...
 
 
-def answer_target(target: int, probe: Runner) -> TargetAnswer:
+def answer_target(target: int, probe: Runner, effort: Effort = TRY) -> TargetAnswer:
     """Find out by running it; where it is refused, run what it would need, and a plan that gets there."""
+    smallest = probe.opened.workload.smallest_batch_size
+    if target < smallest:
+        needed = f"the model takes no fewer than {format_count(smallest)} samples"
+        return TargetAnswer(batch_size=target, fits=False, refused_by=needed)
     known = [trial for trial in probe.trials if trial.is_plain and trial.batch_size == target]
-    request = TrialRequest(batch_size=target, effort=TRY)
+    request = TrialRequest(batch_size=target, effort=effort)
     refused = [trial for trial in known if not trial.accepted]
     trial = (refused or known or [probe.run_trial(request, "target", "does the target fit?")])[-1]
     if trial.accepted:
+        return _accepted(trial, probe)
+    return _refused(trial, probe)
+
+
+def _accepted(trial: Trial, probe: Runner) -> TargetAnswer:
+    """What ran once does not fit yet, where a smaller size was refused."""
+    target, edge = trial.batch_size, edge_of(probe.trials, 1)
+    if edge.smallest_refused is None or target < edge.smallest_refused:
         return TargetAnswer(batch_size=target, fits=True, peak_bytes=_peak(trial))
+    luck = f"it ran once, but {format_count(edge.smallest_refused)} was refused: {edge.refused_by}"
+    return TargetAnswer(
+        batch_size=target, fits=False, peak_bytes=_peak(trial), refused_by=luck, plan=_plan(target, probe)
+    )
+
+
+def _refused(trial: Trial, probe: Runner) -> TargetAnswer:
+    target = trial.batch_size
     peak_bytes, certainty = _peak_needed(target, trial, probe)
     lacking_bytes = max(0, (peak_bytes or 0) - probe.opened.budget_bytes)
     return TargetAnswer(
@@ -88,9 +109,10 @@ def _estimate(target: int, trials: Sequence[Trial]) -> int | None:
 
 def _plan(target: int, probe: Runner) -> AccumulationPlan | None:
     """The first split of the target that fits with its gradients accumulated."""
-    fits = [trial.batch_size for trial in probe.trials if trial.is_plain and trial.accepted]
-    can_accumulate = probe.opened.workload.can_accumulate
-    for _, (size, steps) in zip(range(PLANS_TRIED), _splits(target, max(fits, default=0)), strict=False):
+    workload = probe.opened.workload
+    can_accumulate = workload.can_accumulate
+    splits = _splits(target, edge_of(probe.trials, 1).largest_fits, workload.smallest_batch_size)
+    for size, steps in islice(splits, PLANS_TRIED):
         request = TrialRequest(batch_size=size, effort=TRY, accumulation_steps=steps if can_accumulate else 1)
         trial = probe.run_trial(request, "plan", f"{steps} steps of {size} make {size * steps}")
         if trial.accepted:
@@ -103,7 +125,7 @@ def _plan(target: int, probe: Runner) -> AccumulationPlan | None:
     return None
 
 
-def _splits(target: int, largest: int) -> Iterator[tuple[int, int]]:
+def _splits(target: int, largest: int, smallest: int) -> Iterator[tuple[int, int]]:
     """Micro-batch sizes with their number of steps, the fewest steps first.
 
     For each number of steps the smallest micro-batch that reaches the target; an exact division is taken
@@ -113,7 +135,11 @@ def _splits(target: int, largest: int) -> Iterator[tuple[int, int]]:
         return
     steps = -(-target // largest)
     while steps <= target:
-        exact = next((k for k in range(steps, steps + steps // 2 + 1) if target % k == 0), None)
+        near = range(steps, steps + steps // 2 + 1)
+        exact = next((k for k in near if target % k == 0 and target // k >= smallest), None)
         steps = exact or steps
-        yield -(-target // steps), steps
+        size = -(-target // steps)
+        if size < smallest:
+            return
+        yield size, steps
         steps += 1

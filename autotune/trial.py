@@ -202,6 +202,9 @@ class Curve(Record, frozen=True):
         return fmean(self.reached_losses)
 
 
+Purpose = Literal["grow", "refine", "shrink", "bisect", "confirm", "target", "plan"]
+
+
 class Trial(Record, frozen=True):
     """One measurement of one batch size: what was tried, why, and what became of it.
 
@@ -212,7 +215,7 @@ class Trial(Record, frozen=True):
 
     number: int
     batch_size: int
-    purpose: Literal["grow", "refine", "shrink", "bisect", "confirm", "target", "plan"]
+    purpose: Purpose
     why: str
     outcome: Outcome
     seconds: float
@@ -241,6 +244,11 @@ class Trial(Record, frozen=True):
     def is_plain(self) -> bool:
         """True where a step was one batch of this size, not a part of a plan with accumulation."""
         return self.purpose != "plan"
+
+    @property
+    def is_searched(self) -> bool:
+        """True where the search asked for it. A target and its plan are tried beside that, and may break its limits."""
+        return self.purpose not in ("plan", "target")
 
 
 class Environment(Record, frozen=True):

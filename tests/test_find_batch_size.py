@@ -210,6 +210,37 @@ def test_a_model_may_be_given_as_a_function_that_builds_it() -> None:
     assert result.batch_size in {trial.batch_size for trial in result.trials}
 
 
+def test_numbers_and_devices_of_other_libraries_will_do() -> None:
+    result = autotune.find_batch_size(
+        Everything,
+        torch.zeros(8, 8),
+        inference_step=None,
+        mode="inference",
+        device=torch.device("cpu"),
+        memory_budget=np.float64(8e9),
+        max_batch_size=np.int64(2),
+        max_trials=np.int32(2),
+        quiet=True,
+    )
+    assert (result.max_batch_size, result.budget_bytes, result.spec.device) == (2, 8 * 10**9, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("asked", "home", "device"),
+    [
+        ("auto", "cuda:1", "cuda:1"),
+        ("cuda", "cuda:1", "cuda:1"),
+        ("cuda:0", "cuda:1", "cuda:0"),
+        ("mps", "mps:0", "mps:0"),
+        ("cpu", "cuda:0", "cpu"),
+        ("auto", "cpu", "auto"),
+        ("cpu", "cpu", "cpu"),
+    ],
+)
+def test_the_device_is_where_the_model_lives_unless_another_is_asked_for(asked: str, home: str, device: str) -> None:
+    assert autotune.api._device(asked, home) == device
+
+
 def test_what_cannot_be_copied_is_named_with_a_remedy() -> None:
     model = Everything()
     model.lock = threading.Lock()  # type: ignore[assignment]
@@ -233,6 +264,10 @@ def test_the_callers_own_error_arrives_with_its_traceback() -> None:
     [
         ({"memory_budget": 0}, "--memory-budget is 0"),
         ({"memory_budget": "lots"}, "lots"),
+        ({"memory_budget": 0.8}, "memory_budget=0.8 is no number of bytes"),
+        ({"max_batch_size": "64"}, "max_batch_size is of the wrong type. Expected `int | null`, got `str`"),
+        ({"max_trials": object()}, "wrong type. Got object"),
+        ({"seed": -1}, "--seed is -1"),
         ({"objective": "speed"}, "objective='speed'"),
         ({"objective": "latency"}, "--max-latency"),
         ({"precision": "int3"}, "precision='int3'"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,14 +19,15 @@ from autotune.errors import (
     UsageError,
     WorkloadError,
 )
-from autotune.executors import Attempt, ContestRequest, Request, TrialRequest
+from autotune.executors import Attempt, ContestRequest, ForecastRequest, Request, TrialRequest
 from autotune.executors.fake import FakeExecutor
 from autotune.listener import Silence
 from autotune.probe import Probe
 from autotune.result import Result, StopReason
+from autotune.resuming import place_of
 from autotune.spec import FileWorkload, Objective, ProbeSpec
-from autotune.store import Forecasted, Line, TrialBegan, TrialEnded, TrialInterrupted
-from autotune.trial import Evidence, Outcome
+from autotune.store import Forecasted, Line, Place, TrialBegan, TrialEnded, TrialInterrupted
+from autotune.trial import Evidence, Outcome, Trial
 
 FILE = FileWorkload(target="model.py")
 MEMORY = {"objective": Objective.MEMORY}
@@ -117,7 +120,8 @@ def test_every_trial_is_in_the_journal_before_the_next_begins() -> None:
     ended = [line.trial for line in pages.lines if isinstance(line, TrialEnded)]
     assert began == list(range(1, len(result.trials) + 1))
     assert tuple(ended) == result.trials
-    kinds = [type(line) for line in pages.lines if not isinstance(line, Forecasted)]
+    assert isinstance(pages.lines[0], Place)
+    kinds = [type(line) for line in pages.lines[1:] if not isinstance(line, Forecasted)]
     assert kinds == [TrialBegan, TrialEnded] * len(ended)
 
 
@@ -161,6 +165,60 @@ def test_an_allowance_of_trials_is_kept_and_said(most: int) -> None:
     assert len(result.trials) == most
     assert result.stop is StopReason.TRIALS
     assert any("not confirmed" in warning for warning in result.warnings)
+
+
+@pytest.mark.parametrize("size", [1, 8, 64, 100])
+def test_a_trial_that_the_time_for_all_of_the_probe_cuts_short_refuses_nothing(size: int) -> None:
+    def cut(request: Request) -> Attempt | None:
+        if isinstance(request, TrialRequest) and request.batch_size >= size and request.timeout_seconds < 300:
+            return Attempt(outcome=Outcome.TIMED_OUT, evidence=Evidence(source="clock", text="it took too long"))
+        return None
+
+    pages = Pages()
+    result = probe(FakeExecutor(events=cut), pages, max_seconds=200, **MEMORY)
+    if size == 1:  # the first trial has all the time that a trial may take
+        assert [trial.batch_size for trial in result.trials] == [1]
+    assert result.stop is StopReason.SECONDS
+    assert not result.is_complete
+    assert all(trial.accepted for trial in result.trials if trial.batch_size < 100)
+    assert isinstance(pages.lines[-1], TrialInterrupted)
+
+
+def test_an_answer_whose_last_run_is_cut_short_stays_the_answer() -> None:
+    def cut(request: Request) -> Attempt | None:
+        if isinstance(request, TrialRequest) and request.fresh_process:
+            return Attempt(outcome=Outcome.TIMED_OUT, evidence=Evidence(source="clock", text="it took too long"))
+        return None
+
+    result = probe(FakeExecutor(budget_bytes=10**9, events=cut), max_seconds=200)
+    assert (result.batch_size, result.stop) == (256, StopReason.SECONDS)
+    assert result.contest is not None
+    assert any("not confirmed" in warning for warning in result.warnings)
+
+
+def test_a_probe_whose_last_allowed_trial_confirms_the_answer_has_come_to_its_end() -> None:
+    trials = len(probe(FakeExecutor(budget_bytes=10**9)).trials)
+    result = probe(FakeExecutor(budget_bytes=10**9), max_trials=trials)
+    assert (result.stop, len(result.trials)) == (StopReason.PLATEAU, trials)
+
+
+def test_a_target_that_no_trial_is_left_for_leaves_something_to_resume() -> None:
+    trials = len(probe(FakeExecutor(budget_bytes=10**9)).trials)
+    result = probe(FakeExecutor(budget_bytes=10**9), target=10**6, max_trials=trials)
+    assert (result.stop, result.target) == (StopReason.TRIALS, None)
+
+
+def test_no_forecast_is_made_for_trials_that_are_not_allowed() -> None:
+    executor = FakeExecutor(forecast_error=0.0)
+    probe(executor, max_trials=1)
+    assert not any(isinstance(request, ForecastRequest) for request in executor.requests)
+
+
+def test_a_forecast_takes_no_longer_than_the_probe_may() -> None:
+    executor = FakeExecutor(forecast_error=0.0)
+    probe(executor, max_seconds=30)
+    (request,) = [request for request in executor.requests if isinstance(request, ForecastRequest)]
+    assert request.timeout_seconds <= 30
 
 
 def test_an_allowance_spent_before_anything_fitted_is_an_error() -> None:
@@ -223,6 +281,15 @@ def test_latency_bounds_the_answer() -> None:
     assert result.batch_size <= 40
 
 
+def test_a_run_that_is_judged_by_its_slowest_steps_has_enough_of_them() -> None:
+    executor = FakeExecutor(budget_bytes=10**9)
+    probe(executor, objective=Objective.LATENCY, latency_seconds=0.05, target=30)
+    trials = [request for request in executor.requests if isinstance(request, TrialRequest)]
+    assert any(request.fresh_process for request in trials)
+    assert any(request.batch_size == 30 for request in trials)
+    assert all(request.effort.min_steps == 20 for request in trials)
+
+
 def test_too_slow_from_the_start_says_so() -> None:
     with pytest.raises(NothingFitsError, match="batch size 1 is too slow"):
         probe(FakeExecutor(), objective=Objective.LATENCY, latency_seconds=0.001)
@@ -250,6 +317,57 @@ def test_a_target_that_fits_was_run() -> None:
     result = probe(FakeExecutor(), target=77, **MEMORY)
     assert result.target is not None and result.target.fits
     assert any(trial.batch_size == 77 and trial.accepted for trial in result.trials)
+
+
+@pytest.mark.parametrize(
+    ("options", "executor"),
+    [
+        ({"max_batch_size": 8}, FakeExecutor(budget_bytes=10**9)),
+        ({"multiple_of": 48, **MEMORY}, FakeExecutor()),
+        (
+            {"multiple_of": 48, "objective": Objective.TIME_TO_QUALITY, "noise": 1000.0},
+            FakeExecutor(budget_bytes=10**9),
+        ),
+    ],
+    ids=["above the cap", "no multiple", "no multiple, and near the best"],
+)
+def test_a_target_that_fits_is_no_answer_that_was_not_searched_for(options, executor: FakeExecutor) -> None:
+    without = probe(executor, **options)
+    result = probe(executor, target=64, **options)
+    assert result.target is not None and result.target.fits
+    assert (result.batch_size, result.edge) == (without.batch_size, without.edge)
+    assert not any("not confirmed" in warning for warning in result.warnings)
+    resumed = Probe(result.spec, executor, Pages(), Silence(), trials=list(result.trials)).run()
+    assert (resumed.batch_size, resumed.edge, resumed.trials) == (result.batch_size, result.edge, result.trials)
+
+
+def test_a_target_that_fitted_once_above_a_refused_size_does_not_fit() -> None:
+    def refuse(request: Request) -> Attempt | None:
+        if isinstance(request, TrialRequest) and request.fresh_process and request.batch_size > 60:
+            return Attempt(outcome=Outcome.OUT_OF_MEMORY, evidence=Evidence(source="exception", text="no room"))
+        return None
+
+    result = probe(FakeExecutor(events=refuse), target=70, multiple_of=4, **MEMORY)
+    assert result.max_batch_size == 60
+    assert any(trial.batch_size == 70 and trial.accepted for trial in result.trials)
+    assert result.target is not None and not result.target.fits and result.target.plan is not None
+    assert result.target.plan.micro_batch_size == 35
+    assert "ran once, but 64 was refused: out of memory" in result.target.refused_by
+
+
+def test_a_target_that_the_model_cannot_take_is_answered_without_a_run() -> None:
+    result = probe(FakeExecutor(smallest_batch_size=2), target=1)
+    assert result.target is not None and not result.target.fits
+    assert result.target.refused_by == "the model takes no fewer than 2 samples"
+    assert min(trial.batch_size for trial in result.trials) == 2
+
+
+def test_no_plan_has_batches_that_the_model_cannot_take() -> None:
+    result = probe(FakeExecutor(smallest_batch_size=2, bytes_per_sample=400), target=3)
+    assert result.max_batch_size == 2
+    assert min(trial.batch_size for trial in result.trials) == 2
+    assert result.target is not None and result.target.plan is not None
+    assert (result.target.plan.micro_batch_size, result.target.plan.accumulation_steps) == (2, 2)
 
 
 def test_a_target_that_does_not_fit_names_the_shortfall_and_a_plan_that_ran() -> None:
@@ -366,3 +484,62 @@ def test_where_peaks_differ_the_search_steps_back_in_a_few_trials(forecast_error
     highest = (30_000 + 100 * result.batch_size) * 1.08
     assert highest <= 1.04 * 100_000
     assert len(result.trials) <= (45 if forecast_error is None else 20)
+
+
+def test_trials_in_the_callers_own_process_are_not_said_to_be_in_a_fresh_one() -> None:
+    executor = FakeExecutor()
+    opened = executor.open()
+    executor.open = lambda: msgspec.structs.replace(opened, isolated=False)  # type: ignore[method-assign]
+    result = probe(executor, **MEMORY)
+    assert not any(trial.fresh_process for trial in result.trials)
+    assert not any("not confirmed" in warning for warning in result.warnings)
+
+
+# What of a journal still holds
+
+
+def resumed(trials: Sequence[Trial], place: Place, executor: FakeExecutor, pages: Pages | None = None) -> Result:
+    spec = ProbeSpec(workload=FILE, **MEMORY)
+    return Probe(spec, executor, pages or Pages(), Silence(), trials=list(trials), place=place).run()
+
+
+def place(executor: FakeExecutor, **changes: Any) -> Place:
+    return msgspec.structs.replace(place_of(executor.open()), **changes)
+
+
+def test_with_more_memory_than_then_what_was_refused_is_tried_again() -> None:
+    little = FakeExecutor(budget_bytes=500)
+    then = probe(little, **MEMORY)
+    assert then.batch_size == 44
+    pages = Pages()
+    now = resumed(then.trials, place(little), FakeExecutor(budget_bytes=1000), pages)
+    assert (now.batch_size, now.edge.smallest_refused) == (100, 101)
+    assert {trial.number for trial in then.trials if trial.fits} <= {trial.number for trial in now.trials}
+    dropped = {trial.number for trial in then.trials if not trial.fits}
+    assert dropped == {line.number for line in pages.lines if isinstance(line, TrialInterrupted)}
+    assert pages.lines[len(dropped)] == place(FakeExecutor())
+
+
+def test_with_less_memory_than_then_what_needed_more_is_tried_again() -> None:
+    then = probe(FakeExecutor(budget_bytes=1000), **MEMORY)
+    now = resumed(then.trials, place(FakeExecutor()), FakeExecutor(budget_bytes=500))
+    assert (now.batch_size, now.edge.smallest_refused) == (44, 45)
+
+
+def test_free_memory_that_is_nearly_the_same_changes_nothing() -> None:
+    then = probe(FakeExecutor(budget_bytes=1000), **MEMORY)
+    now = resumed(then.trials, place(FakeExecutor(), budget_bytes=995), FakeExecutor(budget_bytes=1000))
+    assert now.trials == then.trials
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"parameters": 11}, "the number of parameters differs"),
+        ({"workload": "Other", "device_name": "another"}, "the model, the device differ"),
+    ],
+)
+def test_a_journal_of_something_else_is_refused(changes: dict[str, Any], said: str) -> None:
+    executor = FakeExecutor()
+    with pytest.raises(ResultFileError, match=said):
+        resumed((), place(executor, **changes), executor)

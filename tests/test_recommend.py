@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from autotune.recommend import (
     APART,
     MOST_CONTENDERS,
+    begun,
     contenders,
     contest_ratios,
     contest_speeds,
@@ -65,9 +66,9 @@ def test_what_fitted_once_above_a_refused_size_does_not_count() -> None:
     assert speeds([*tried, as_peaks_differ]) == {8: 8.0}
 
 
-def test_a_target_that_was_refused_says_nothing_of_larger_sizes() -> None:
-    refused = trial(24, [1.0], purpose="target", accepted=False)
-    assert speeds([trial(24, [1.0]), trial(32, [1.0]), refused]) == {32: 32.0}
+def test_a_target_is_none_of_the_sizes_to_choose_from_and_says_nothing_of_them() -> None:
+    targets = [trial(24, [1.0], purpose="target", accepted=False), trial(64, [1.0], purpose="target")]
+    assert speeds([trial(16, [1.0]), trial(32, [1.0]), *targets]) == {16: 16.0, 32: 32.0}
 
 
 @given(throughputs)
@@ -88,6 +89,23 @@ def test_a_size_that_stands_for_the_fastest_stays_where_there_are_too_many() -> 
     speed = {1: 95.0, 2: 94.0, 4: 93.0, 8: 92.0, 16: 91.0, 100: 70.0, 105: 100.0}
     names = contenders([trial(size, [size / value] * 9) for size, value in speed.items()], 0.05)
     assert 100 in names and len(names) == MOST_CONTENDERS
+
+
+def test_the_smallest_above_the_mark_competes_where_there_are_too_many() -> None:
+    speed = {16: 99.0, 32: 100.0, 64: 95.5, 128: 95.2, 256: 94.8, 512: 94.5}
+    names = contenders([trial(size, [size / value] * 9) for size, value in speed.items()], 0.05)
+    assert 16 in names and 32 in names and len(names) == MOST_CONTENDERS
+
+
+def test_a_trial_that_accumulates_counts_as_a_round_of_single_batches() -> None:
+    tried = [trial(8, [2.0], accumulation=2), trial(16, [6.0], accumulation=2)]
+    contest = begun(tried, (8, 16), follows_trials=True)
+    assert contest.trials == (1.0, 3.0)
+
+
+def test_a_tolerance_of_nothing_does_not_end_the_final_round_before_it_began() -> None:
+    contest = Contest(batch_sizes=(32, 64), rounds=(), trials=(1.0, 2.1))
+    assert may_yet_win(contest, 0.0, 1) == (32, 64)
 
 
 def test_a_size_whose_interval_reaches_the_mark_competes_though_its_median_does_not() -> None:
@@ -174,7 +192,7 @@ def test_the_fewer_rounds_were_held_the_further_behind_a_size_must_be_to_leave()
     assert may_yet_win(contest, 0.05, held=1) == (8, 16, 32, 64)
     assert may_yet_win(contest, 0.05, held=2) == (32, 64)
     assert may_yet_win(contest, 0.05, held=3) == (64,)
-    assert may_yet_win(contest, 0.01, held=1) == (64,)
+    assert may_yet_win(contest, 0.01, held=2) == (32, 64)  # equal processes differ by no less
 
 
 def test_one_round_that_was_not_slow_keeps_a_size_in() -> None:

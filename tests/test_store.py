@@ -7,7 +7,7 @@ import pytest
 
 from autotune.errors import ResultFileError
 from autotune.spec import FileWorkload, ProbeSpec
-from autotune.store import FileJournal, TrialBegan, TrialEnded, TrialInterrupted
+from autotune.store import FileJournal, Place, TrialBegan, TrialEnded, TrialInterrupted
 from autotune.trial import Evidence, Outcome, Trial
 
 SPEC = ProbeSpec(workload=FileWorkload(target="model.py"))
@@ -47,6 +47,14 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     write(path, began(0), ended(0), began(1), ended(1, Outcome.OUT_OF_MEMORY))
     assert resumed(path) == (ended(0).trial, ended(1, Outcome.OUT_OF_MEMORY).trial)
+
+
+def test_the_last_place_of_a_journal_is_where_it_goes_on(tmp_path: Path) -> None:
+    facts = {"workload": "x", "parameters": 1, "batch_description": "", "dataset_size": None, "device_name": "cpu"}
+    path = tmp_path / "journal"
+    write(path, *(Place(**facts, budget_bytes=size) for size in (5, 7)))
+    with FileJournal(path, SPEC, resume=True) as journal:
+        assert journal.earlier.place == Place(**facts, budget_bytes=7)
 
 
 def test_a_trial_that_never_ended_counts_as_a_crash(tmp_path: Path) -> None:

@@ -266,15 +266,19 @@ def _traits(result: Result) -> Iterator[tuple[str, str, bool]]:
     """What may differ: its name, what it is, and whether figures depend on it beyond the code that is compared."""
     spec, environment, workload = result.spec, result.environment, result.workload
     parameters = "unknown" if workload.parameters is None else format_count(workload.parameters)
+    accumulated = workload.training.accumulation_steps if workload.training else 1
     yield "model", workload.name, True
     yield "number of parameters", parameters, True
     yield "mode", spec.mode.value, True
     yield "precision", spec.precision.value, True
     yield "batch", workload.batch_description, True
+    yield "number of accumulated batches", format_count(accumulated), True
     yield "torch.compile", "on" if spec.compile else "off", True
     yield "device", f"{kind_of(environment.device)} ({environment.device_name})", True
     yield "processor", f"{environment.processor}, {environment.logical_cores} logical cores", True
     yield "number of threads", format_count(environment.threads), True
+    yield "container's limit of processor time", _processor_time(environment.container_processors), True
+    yield "setting of the allocator", environment.allocator_settings or "none", True
     yield "objective", spec.objective.value, True
     yield "isolation", "in child processes" if result.isolated else "in the caller's process", True
     yield "memory budget", format_bytes(result.budget_bytes), False
@@ -283,3 +287,7 @@ def _traits(result: Result) -> Iterator[tuple[str, str, bool]]:
     yield "driver", environment.driver_version or "unknown", False
     yield "autotune", environment.autotune_version, False
     yield "system", environment.platform, False
+
+
+def _processor_time(processors: float | None) -> str:
+    return "none" if processors is None else f"{processors:g} processor{'' if processors == 1 else 's'}"

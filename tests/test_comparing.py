@@ -60,6 +60,17 @@ def test_the_code_is_8_where_a_limit_is_passed_in_every_form(
         capsys.readouterr()
 
 
+def test_quiet_says_no_more_than_why_the_code_is_not_0(old: str, new: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "--help"]) == 0
+    assert "Print nothing" not in capsys.readouterr().out
+    assert main(["compare", old, new, "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert main(["compare", old, new, "--quiet", "--fail-if-slower", "5%"]) == 8
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ") and err.count("\n") == 2  # what, and what to do
+
+
 def test_json_is_what_json_readers_expect(old: str, new: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", old, new, "--json", "--fail-if-slower", "5%"]) == 8
     as_flag = capsys.readouterr().out

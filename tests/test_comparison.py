@@ -16,7 +16,7 @@ from autotune.errors import RegressionError, UsageError
 from autotune.result import Edge, Result
 from autotune.spec import FileWorkload, Mode, Precision, ProbeSpec
 from autotune.stats import Ratio
-from autotune.trial import Outcome
+from autotune.trial import Outcome, Training
 
 SEEDS = st.integers(0, 10**6)
 PAIRS = 150
@@ -240,6 +240,23 @@ def test_what_differs_besides_is_named() -> None:
         "isolation",
     }
     assert [(d.name, d.old, d.new) for d in found if not d.matters] == [("torch", "2.13.0", "2.14.0")]
+
+
+def test_what_else_moves_figures_is_named() -> None:
+    environment = msgspec.structs.replace(
+        ENVIRONMENT, allocator_settings="MALLOC_TRIM_THRESHOLD_=0", container_processors=1.5
+    )
+    training = Training(optimizer="AdamW", accumulation_steps=4)
+    new = example_result(environment=environment, workload=msgspec.structs.replace(FACTS, training=training))
+    found = compare(example_result(), new).differences
+    assert all(d.matters for d in found)
+    assert {d.name: (d.old, d.new) for d in found} == {
+        "number of accumulated batches": ("1", "4"),
+        "container's limit of processor time": ("none", "1.5 processors"),
+        "setting of the allocator": ("none", "MALLOC_TRIM_THRESHOLD_=0"),
+    }
+    plain = msgspec.structs.replace(FACTS, training=msgspec.structs.replace(training, accumulation_steps=1))
+    assert not compare(example_result(), example_result(workload=plain)).differences
 
 
 def test_the_index_of_a_device_is_no_difference() -> None:

@@ -20,14 +20,15 @@ from matplotlib.figure import Figure
 from msgspec.structs import replace
 
 from autotune.errors import AutotuneError, ResultFileError, UsageError
+from autotune.reports.captions import caption
 from autotune.reports.figures import as_png, as_svg, figures, overview, write_figure
-from autotune.reports.findings import accepted_speeds, plateau
+from autotune.reports.findings import accepted_speeds, knee, plateau
 from autotune.reports.labels import labels
 from autotune.reports.palette import DARK, LIGHT
 from autotune.reports.svg import standalone
-from autotune.result import Result
+from autotune.result import Result, Verification
 from autotune.spec import FileWorkload, Mode, Objective, Precision, ProbeSpec
-from autotune.trial import Outcome
+from autotune.trial import Curve, Outcome
 
 
 def texts_of(svg: str) -> list[str]:
@@ -95,6 +96,34 @@ def test_the_memory_shows_the_budget_and_what_was_refused() -> None:
     assert "1,001: refused" in texts
 
 
+def test_the_memory_marks_no_size_as_refused_that_was_too_slow() -> None:
+    example = in_inference(example_result())
+    trials = (*(t for t in example.trials if t.accepted), refused(10, 1001, "latency", outcome=Outcome.FITS))
+    result = replace(example, trials=trials)
+    assert not any("refused" in text for text in texts_of(as_svg(figures([result])["memory"])))
+    assert caption("memory", [result]).endswith("No size was refused.")
+
+
+def crosses(figure: Figure) -> list[float]:
+    """How high the crosses stand, as shares of the axis."""
+    (line,) = [line for line in figure.axes[0].lines if line.get_marker() == "x"]
+    return [y / figure.axes[0].get_ylim()[1] for y in line.get_ydata()]
+
+
+def test_a_size_refused_far_below_the_budget_has_its_cross_within_the_picture() -> None:
+    example = replace(example_result(), budget_bytes=2**40)
+    trials = (*(t for t in example.trials if t.accepted), refused(10, 1001, "clock", outcome=Outcome.TIMED_OUT))
+    figure = figures([replace(example, trials=trials)])["memory"]
+    assert 0.9 < crosses(figure)[0] < 1
+    assert "1,001: refused" in texts_of(as_svg(figure))
+
+
+def test_every_budget_that_is_drawn_lies_within_the_picture() -> None:
+    example = example_result()
+    figure = figures([replace(example, budget_bytes=2 * example.budget_bytes), example])["memory"]
+    assert figure.axes[0].get_ylim()[1] > 2 * example.budget_bytes
+
+
 def test_the_step_time_shows_its_line_and_where_half_of_the_top_speed_lies() -> None:
     texts = texts_of(as_svg(figures([of_many_trials(30)])["step time"]))
     assert any(text.startswith("t(b) = 10.0 ms + 100 µs · b, h = ") for text in texts)
@@ -122,6 +151,32 @@ def test_sizes_refused_for_memory_have_no_speed_and_make_no_plateau() -> None:
     result = replace(example, trials=trials)
     assert 1010 not in accepted_speeds(result)
     assert plateau(result) == (256, 1000)
+
+
+def trained(size: int, losses: tuple[float, ...] = (2.3, 0.5)) -> Curve:
+    seconds = tuple(float(second) for second in range(len(losses)))
+    return Curve(batch_size=size, steps=100, seconds=seconds, losses=losses, reached_losses=losses[-1:])
+
+
+def test_the_knee_is_that_of_the_times_where_training_has_overruled_them() -> None:
+    example = example_result()
+    verification = Verification(curves=(trained(256), trained(128)), seconds_each=60.0, held_out_samples=100)
+    overruled = replace(example, recommendation=replace(example.recommendation, batch_size=128))
+    assert knee(example) == 256
+    assert knee(replace(overruled, verification=verification)) == 256
+
+
+@pytest.mark.parametrize("lowest", [0.9, 0.6, 0.2, 1e-2, 1e-4, 1e-8, 1e-30])
+def test_losses_along_the_axis_do_not_touch(lowest: float) -> None:
+    verification = Verification(
+        curves=(trained(256, (1.0, lowest)), trained(512)), seconds_each=60.0, held_out_samples=100
+    )
+    figure = figures([replace(example_result(), verification=verification)], ["held-out loss"])["held-out loss"]
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()
+    places = [label.get_window_extent(renderer) for label in figure.axes[0].get_yticklabels()]
+    assert len(places) >= 2
+    assert all(lower.y1 < upper.y0 for lower, upper in itertools.pairwise(places))
 
 
 def test_a_line_joins_no_sizes_between_which_nothing_is_known() -> None:
@@ -164,6 +219,59 @@ def test_several_results_share_a_picture_with_a_legend_that_says_how_they_differ
     texts = texts_of(as_svg(figures([one, other])["throughput"]))
     assert {"fp32", "bf16", "recommended"} <= set(texts)
     assert labels([one, other]) == ["fp32", "bf16"]
+
+
+def in_bf16(result: Result) -> Result:
+    return replace(result, spec=replace(result.spec, precision=Precision.BF16))
+
+
+def test_a_picture_of_one_among_several_results_keeps_its_colour_and_says_whose_it_is() -> None:
+    without_epochs = replace(example_result(), workload=replace(example_result().workload, dataset_size=None))
+    drawn = figures([without_epochs, in_bf16(example_result())])
+    curves = {kind: drawn[kind].axes[0].lines for kind in ("throughput", "epoch time")}
+    (alone,) = [line for line in curves["epoch time"] if line.get_label() == "bf16"]
+    (among_both,) = [line for line in curves["throughput"] if line.get_label() == "bf16"]
+    assert (alone.get_color(), alone.get_marker()) == (among_both.get_color(), among_both.get_marker())
+    texts = texts_of(as_svg(drawn["epoch time"]))
+    assert {"bf16", "recommended"} <= set(texts)
+    assert not {"fp32", "256: recommended"} & set(texts)
+
+
+def test_every_kind_of_picture_can_be_of_one_among_several_results() -> None:
+    example = example_result()
+    everything = with_conditions(in_inference(example), energy_joules_per_sample=0.02)
+    for kind, figure in figures([of_one_trial(), everything]).items():
+        assert len(figure.legends) == 1, kind
+        assert figure.axes[0].get_legend() is None, kind
+
+
+@pytest.mark.parametrize("kind", ["step time", "epoch time", "energy"])
+def test_results_whose_names_differ_in_their_middle_all_count(kind: str) -> None:
+    """The one with the larger batches comes first, so that the axis would end too early without it."""
+    name = f"{'a' * 60}{'b' * 60}.py"
+    names = (name.replace("bb", "bcb", 1), name)
+    results = []
+    for named_so, size in zip(names, (4096, 64), strict=True):
+        trials = tuple(fitting(number, n, (n / 10_000,) * 3, 300) for number, n in enumerate((size // 2, size)))
+        example = with_conditions(example_result(trials=trials), energy_joules_per_sample=0.02)
+        results.append(replace(example, workload=replace(example.workload, name=named_so)))
+    axes = figures(results)[kind].axes[0]
+    assert axes.get_xlim()[1] > 4096
+    low, high = axes.get_ylim()
+    assert all(low <= y <= high for line in axes.lines for y in line.get_ydata() if not math.isnan(y))
+
+
+def test_long_names_that_differ_at_an_end_stay_apart() -> None:
+    one = example_result()
+    names = [f"{'long' * 30}/{end}.py" for end in ("small", "large")]
+    results = [replace(one, workload=replace(one.workload, name=name)) for name in names]
+    shown = [text for text in texts_of(as_svg(figures(results)["memory"])) if "long" in text]
+    assert len(set(shown)) == 2
+    assert all(len(text) <= 60 for text in shown)
+
+
+def test_only_the_pictures_that_are_asked_for_are_drawn() -> None:
+    assert list(figures([example_result()], ["memory"])) == ["memory"]
 
 
 @pytest.mark.parametrize("result", [of_one_trial(), of_many_trials(200), example_result(contest=CONTEST)])

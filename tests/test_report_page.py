@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import re
 from io import StringIO
@@ -17,6 +18,8 @@ from msgspec.structs import replace
 from rich.console import Console
 
 from autotune.reports.html import fragment, page
+from autotune.reports.palette import LIGHT
+from autotune.reports.panels import PANELS
 from autotune.reports.plain_text import printable
 from autotune.reports.terminal import render
 from autotune.result import load_result
@@ -85,6 +88,14 @@ def test_headings_never_skip_a_level_and_ids_are_unique() -> None:
     assert ("lang", "en") in several.attributes
 
 
+def test_intervals_of_few_times_are_not_said_to_hold_the_truth_with_95_per_cent(example: Page) -> None:
+    (said,) = [text for text in example.text("p") if "±" in text]
+    (below, *_) = example.text("figcaption")
+    assert "the whole range where fewer than six times were taken" in said
+    assert "the whole range where fewer than six times were taken" in below
+    assert not [value for name, value in example.attributes if name == "aria-label" and "95%" in (value or "")]
+
+
 def test_every_picture_says_in_words_what_it_shows(example: Page) -> None:
     drawings = [attributes for tag, attributes in example.elements if tag == "svg"]
     assert len(drawings) == 4 == len(example.text("figcaption"))
@@ -124,6 +135,20 @@ def test_any_name_is_shown_as_it_is_with_its_control_characters_written_out(name
     shown = Page(fragment(named(name)))
     assert any(printable(name) in text for text in shown.text("strong"))
     assert "script" not in shown.tags
+
+
+def test_a_fragment_draws_no_more_than_it_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    def drawn(*_: object) -> int:
+        raise AssertionError
+
+    for kind in PANELS.keys() - {"throughput"}:
+        monkeypatch.setitem(PANELS, kind, dataclasses.replace(PANELS[kind], draw=drawn))
+    assert "<svg" in fragment(example_result())
+
+
+def test_a_fragment_has_a_colour_for_each_curve_of_the_palette() -> None:
+    named = set(re.findall(r"--(series-\d+):", fragment(example_result())))
+    assert named == {role for role in LIGHT if role.startswith("series-")}
 
 
 def test_two_fragments_in_one_notebook_share_no_id() -> None:

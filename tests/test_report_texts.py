@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from example_reports import HOSTILE, Page, named
-from example_results import ENVIRONMENT, example_result
+from example_results import ENVIRONMENT, example_result, fitting
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -108,6 +108,15 @@ def test_csv_holds_every_trial_with_its_raw_numbers() -> None:
         assert float(record["trial_seconds"]) == trial.seconds
     assert float(records[1]["step_seconds_median"]) == 0.0210
     assert records[3]["samples_per_second"] == ""
+
+
+def test_csv_has_the_times_of_one_batch_where_a_step_accumulates_several() -> None:
+    trial = fitting(1, 256, (0.080, 0.084, 0.088), 640)
+    trial = replace(trial, measurement=replace(trial.measurement, accumulation_steps=4))
+    (record,) = csv.DictReader(StringIO(csv_text([example_result(trials=(trial,))])))
+    times = {name: float(record[f"step_seconds_{name}"]) for name in ("median", "p95")}
+    assert times == pytest.approx({"median": 0.021, "p95": 0.022})
+    assert float(record["samples_per_second"]) == pytest.approx(256 / times["median"])
 
 
 def test_csv_of_several_results_says_whose_a_trial_is() -> None:

@@ -51,7 +51,7 @@ Examples:
     help="A table, Markdown for a pull request, or JSON for a program.",
 )
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
-@click.option("--quiet", is_flag=True, help="Print nothing: the exit code alone tells.")
+@click.option("--quiet", is_flag=True, help="Print no report: the exit code tells, and an error says why it is not 0.")
 def compare(
     *,
     old: Path,

@@ -101,7 +101,11 @@ def _energy(result: Result) -> str:
 
 
 _CAPTIONS: dict[str, tuple[str, Callable[[Result], str]]] = {
-    "throughput": ("Samples per second, with the interval that holds the true median with 95%.", _throughput),
+    "throughput": (
+        "Samples per second, with an interval that holds the true median with 95%, or is the whole range where fewer "
+        "than six times were taken.",
+        _throughput,
+    ),
     "time to quality": (
         "Larger batches process more samples per second and learn less from each; progress is what both come to, and "
         "its inverse the time to a given quality. Predicted, from the step times and the gradient noise scale.",

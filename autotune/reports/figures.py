@@ -39,13 +39,13 @@ class Picture(Figure):
         return as_png(self)
 
 
-def figures(results: Sequence[Result]) -> dict[str, Figure]:
-    """The pictures by kind, in the order of a report, from throughput to energy.
+def figures(results: Sequence[Result], kinds: Sequence[str] = tuple(PANELS)) -> dict[str, Figure]:
+    """The pictures by kind, those that there is data for: all in the order of a report, or only these kinds.
 
     Several results are drawn over each other, with a legend that says how they differ.
     """
     drawn = _series(results)
-    return {name: _single(name, chosen) for name in PANELS if (chosen := _with_data(name, drawn))}
+    return {name: _single(name, chosen) for name in kinds if (chosen := _with_data(name, drawn))}
 
 
 def overview(results: Sequence[Result]) -> Picture:
@@ -101,6 +101,7 @@ def _series(results: Sequence[Result]) -> list[Series]:
             label=_shortened(label),
             colour=SERIES[number % len(SERIES)],
             marker=MARKERS[number % len(MARKERS)],
+            is_only=len(results) == 1,
         )
         for number, (result, label) in enumerate(zip(results, labels(results), strict=True))
     ]
@@ -111,13 +112,14 @@ def _with_data(name: str, drawn: Sequence[Series]) -> list[Series]:
 
 
 def _single(name: str, drawn: Sequence[Series]) -> Figure:
+    is_only = drawn[0].is_only
     with styled():
-        rows = math.ceil(len(drawn) / _legend_columns(drawn)) if len(drawn) > 1 else 0
+        rows = 0 if is_only else math.ceil(len(drawn) / _legend_columns(drawn))
         size = (PANEL_INCHES[0], PANEL_INCHES[1] + 0.19 * rows)
         figure = Picture(figsize=size, layout="constrained", label=_description(name, drawn))
         figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # type: ignore[union-attr,call-arg]
         _draw_rows([[figure.add_subplot()]], {name: list(drawn)})
-        if len(drawn) > 1:
+        if not is_only:
             _legend(figure, drawn)
     return figure
 
@@ -154,13 +156,16 @@ def _legend_columns(drawn: Sequence[Series]) -> int:
     return 1 if longest > _LEGEND_COLUMN_CHARACTERS else 2 if longest > _LEGEND_COLUMN_CHARACTERS // 2 else 3
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 1]}…"
+def _shortened(text: str, end: int = _LONGEST_NAME // 2) -> str:
+    """A long text without its middle, since what tells two names apart mostly stands at an end; `end` is kept there."""
+    if len(text) <= _LONGEST_NAME:
+        return text
+    return f"{text[: _LONGEST_NAME - 1 - end]}…{text[len(text) - end :]}"
 
 
 def _heading(results: Sequence[Result]) -> str:
     if len(results) > 1:
-        alike = _shortened(in_common(results))
+        alike = _shortened(in_common(results), end=0)
         return f"{len(results)} results{f' ({alike})' if alike else ''}"
     result = results[0]
     environment, spec = result.environment, result.spec

@@ -11,7 +11,7 @@ from collections import defaultdict
 from autotune.forecast.curve import corrected, curve_of
 from autotune.guide import measured_peaks
 from autotune.quality import quality_of
-from autotune.reports.rows import Row, rows
+from autotune.reports.rows import Row, batch_seconds, rows
 from autotune.result import Result
 from autotune.spec import Objective
 from autotune.stats import median, quantile
@@ -56,9 +56,10 @@ def accepted_speeds(result: Result) -> dict[int, float]:
 def knee(result: Result) -> int | None:
     """The smallest batch size whose throughput is within the tolerance of the best; None where nothing was timed.
 
-    Where throughput was the objective, this is what is recommended, since that was judged by times taken in turns.
+    Where throughput was the objective, this is what was recommended, since that was judged by times taken in turns,
+    as long as no training has put another size in its place.
     """
-    if result.spec.objective is Objective.THROUGHPUT:
+    if result.spec.objective is Objective.THROUGHPUT and result.verification is None:
         return result.batch_size
     speeds = accepted_speeds(result)
     mark = (1 - result.spec.tolerance) * max(speeds.values(), default=0.0)
@@ -78,11 +79,11 @@ def step_line(result: Result) -> StepLine | None:
 
 
 def step_seconds_by_size(result: Result) -> dict[int, list[float]]:
-    """All step times in seconds of each batch size, from its trials that fitted the memory budget."""
+    """All times in seconds of a batch of each size, from its trials that fitted the memory budget."""
     found: dict[int, list[float]] = defaultdict(list)
     for trial in result.trials:
         if trial.is_plain and trial.fits and trial.measurement and trial.measurement.step_seconds:
-            found[trial.batch_size] += trial.measurement.step_seconds
+            found[trial.batch_size] += batch_seconds(trial.measurement)
     return {size: found[size] for size in sorted(found)}
 
 

@@ -54,7 +54,7 @@ def page(results: Sequence[Result]) -> str:
 
 def fragment(result: Result) -> str:
     """A compact form for a notebook's cell: the answer, the table and the throughput, in the notebook's own colours."""
-    drawn = figures([result])
+    drawn = figures([result], ["throughput"])
     return (
         _environment()
         .get_template("fragment.html.j2")

@@ -52,6 +52,7 @@ from autotune.units import format_bytes, format_count, format_number, format_sec
 _FAR_BELOW = 0.35  # where the highest peak is below this share of the budget, the line would flatten the curve
 _LOW = 0.8  # a curve that begins below this share of the best leaves room for a remark above it
 _NARROW = 8  # a span of sizes up to this factor holds no remark
+_UNDER_LABELS = 0.97  # a sign at this share of the height stays clear of the labels above the axes
 Roles = dict[str, int | None]
 K = TypeVar("K")
 V = TypeVar("V")
@@ -70,20 +71,20 @@ class Panel:
 
 
 def draw_throughput(axes: Axes, drawn: Sequence[Series]) -> int:
-    """Samples/s with 95% intervals; knee, recommendation, fastest and plateau, where one result is drawn."""
+    """Samples/s with their intervals; knee, recommendation, fastest and plateau, where one result is drawn."""
     highest, sizes = 0.0, set[int]()
     for series in drawn:
         timed = [(row.batch_size, row.speed) for row in timed_rows(series.result) if row.speed]
         points = [(size, speed.samples_per_second) for size, speed in timed]
         intervals = [speed.interval or (speed.samples_per_second,) * 2 for _, speed in timed]
-        curve(axes, series, points, intervals, label="measured" if len(drawn) == 1 else "")
+        curve(axes, series, points, intervals, label="measured" if series.is_only else "")
         _too_slow(axes, series, dict(points))
         ring(axes, series, points)
         highest = max(highest, *(high for _, high in intervals))
         sizes |= {size for size, _ in points}
     batch_axis(axes, sorted(sizes))
     amount_axis(axes, highest)
-    return _explain_throughput(axes, drawn[0].result) if len(drawn) == 1 else 0
+    return _explain_throughput(axes, drawn[0].result) if drawn[0].is_only else 0
 
 
 def _too_slow(axes: Axes, series: Series, speeds: dict[int, float]) -> None:
@@ -127,15 +128,15 @@ def draw_progress(axes: Axes, drawn: Sequence[Series]) -> int:
     everything: list[list[Point]] = []
     for series in drawn:
         found = progress(series.result)
-        chosen = found if len(drawn) == 1 else {"progress": found["progress"]}
+        chosen = found if series.is_only else {"progress": found["progress"]}
         for order, (name, points) in enumerate(chosen.items()):
-            shown = variant(series, order) if len(drawn) == 1 else series
-            curve(axes, shown, points, label=name if len(drawn) == 1 else "")
+            shown = variant(series, order) if series.is_only else series
+            curve(axes, shown, points, label=name if series.is_only else "")
             everything.append(points)
         ring(axes, series, found["progress"])
     batch_axis(axes, _sizes(everything))
     amount_axis(axes, 100.0)
-    if len(drawn) > 1:
+    if not drawn[0].is_only:
         return 0
     result = drawn[0].result
     sign_legend(axes)
@@ -148,16 +149,16 @@ def draw_held_out(axes: Axes, drawn: Sequence[Series]) -> int:
     for series in drawn:
         curves = series.result.verification.curves if series.result.verification else ()
         for order, found in enumerate(curves):
-            if len(drawn) > 1 and found.batch_size != series.result.batch_size:
+            if not series.is_only and found.batch_size != series.result.batch_size:
                 continue
-            shown = variant(series, order) if len(drawn) == 1 else series
-            label = f"batch size {format_count(found.batch_size)}" if len(drawn) == 1 else series.label
+            shown = variant(series, order) if series.is_only else series
+            label = f"batch size {format_count(found.batch_size)}" if series.is_only else series.label
             style: dict[str, Any] = {"color": shown.colour, "marker": shown.marker, "markersize": 4, "linewidth": 1.5}
             axes.plot(found.seconds, found.losses, **style, label=label)
             everything.append(found)
     training_axis(axes, max(found.seconds[-1] for found in everything))
     loss_axis(axes, [loss for found in everything for loss in found.losses])
-    if len(drawn) == 1:
+    if drawn[0].is_only:
         sign_legend(axes)
     return 0
 
@@ -169,15 +170,16 @@ def draw_memory(axes: Axes, drawn: Sequence[Series]) -> int:
     for series in drawn:
         measured = peaks(series.result)
         points = [(size, float(max(found))) for size, found in measured.items()]
-        label = "measured peak" if len(drawn) == 1 else ""
+        label = "measured peak" if series.is_only else ""
         curve(axes, series, points, [(min(found), max(found)) for found in measured.values()], label=label)
         highest = max([highest, *(peak for _, peak in points)])
-        _refused(axes, series, measured, INK if len(drawn) == 1 else series.colour)
         ring(axes, series, points)
     batch_axis(axes, tried)
     top = _budgets(axes, drawn, highest)
     bytes_axis(axes, top)
-    return _explain_memory(axes, drawn[0].result) if len(drawn) == 1 else 0
+    for series in drawn:
+        _refused(axes, series, top)
+    return _explain_memory(axes, drawn[0].result) if drawn[0].is_only else 0
 
 
 def _explain_memory(axes: Axes, result: Result) -> int:
@@ -188,19 +190,30 @@ def _explain_memory(axes: Axes, result: Result) -> int:
     heights = {size: float(max(found)) for size, found in peaks(result).items()}
     roles: Roles = {"recommended": result.batch_size, "largest": result.max_batch_size}
     marks = _marks(roles, heights, result)
-    if (refused := result.edge.smallest_refused) is not None:
-        marks.append(Mark(batch_size=refused, text=f"{format_count(refused)}: refused", height=result.budget_bytes))
+    crosses, refused = _crosses(result, axes.get_ylim()[1]), result.edge.smallest_refused
+    if refused is not None and refused in crosses:
+        marks.append(Mark(batch_size=refused, text=f"{format_count(refused)}: refused", height=crosses[refused]))
     sign_legend(axes)
     return mark_sizes(axes, marks)
 
 
-def _refused(axes: Axes, series: Series, measured: dict[int, list[int]], colour: str) -> None:
-    """A cross at each size that did not fit: at its peak, or on the budget's line where that was not seen."""
-    refused = [row.batch_size for row in rows(series.result) if row.refusal and not row.refusal.fits]
-    heights = [float(max(measured.get(size, [series.result.budget_bytes]))) for size in refused]
-    if refused:
+def _refused(axes: Axes, series: Series, top: float) -> None:
+    """A cross at each size that did not fit."""
+    crosses = _crosses(series.result, top)
+    if crosses:
         style: dict[str, Any] = {"marker": "x", "markersize": 6.5, "markeredgewidth": 1.6, "linestyle": ""}
-        axes.plot(refused, heights, **style, color=colour, label="refused", zorder=5)
+        colour = INK if series.is_only else series.colour
+        axes.plot(*columns(list(crosses.items())), **style, color=colour, label="refused", zorder=5)
+
+
+def _crosses(result: Result, top: float) -> dict[int, float]:
+    """How high the cross of each size that did not fit stands: at its peak, or on the budget's line if none was seen.
+
+    That line may be above the axis, as where a time limit refused a size far below the budget.
+    """
+    measured, unseen = peaks(result), min(float(result.budget_bytes), _UNDER_LABELS * top)
+    refused = [row.batch_size for row in rows(result) if row.refusal and not row.refusal.fits]
+    return {size: float(max(measured.get(size, []), default=unseen)) for size in refused}
 
 
 def _budgets(axes: Axes, drawn: Sequence[Series], highest: float) -> float:
@@ -211,9 +224,9 @@ def _budgets(axes: Axes, drawn: Sequence[Series], highest: float) -> float:
         if highest < _FAR_BELOW * budget and not _has_refused(same):
             text = f"↑ the budget is {format_bytes(budget)}, far above"
             if alone:
-                note(axes, (axes.get_xlim()[0], 0.97), text, ha="left", va="top")
+                note(axes, (axes.get_xlim()[0], _UNDER_LABELS), text, ha="left", va="top")
             continue
-        top = max(top if alone else 0, highest * 1.08, budget * 1.08)
+        top = max(top, budget * 1.08)
         colour = INK if alone else same[0].colour
         axes.axhline(budget, color=colour, linestyle=(0, (1, 1.5)), linewidth=1.4, zorder=1.5)
         text = f"memory budget {format_bytes(budget)}" if alone else f"budget {format_bytes(budget)}"
@@ -227,15 +240,15 @@ def _has_refused(drawn: Iterable[Series]) -> bool:
 
 def draw_step_time(axes: Axes, drawn: Sequence[Series]) -> int:
     """The median time of a step, and the line through it with the batch size h where its two parts are equal."""
-    points: dict[str, list[Point]] = {}
+    everything: list[list[Point]] = []
     for series in drawn:
         found = [(row.batch_size, row.step_seconds) for row in timed_rows(series.result) if row.step_seconds]
-        points[series.label] = found
-        curve(axes, series, found, label="median of the steps" if len(drawn) == 1 else "", line=len(drawn) > 1)
+        everything.append(found)
+        curve(axes, series, found, label="median of the steps" if series.is_only else "", line=not series.is_only)
         ring(axes, series, found)
-    batch_axis(axes, _sizes(points.values()))
-    seconds_axis(axes, [value for found in points.values() for _, value in found])
-    return _explain_step_time(axes, drawn[0].result, points[drawn[0].label]) if len(drawn) == 1 else 0
+    batch_axis(axes, _sizes(everything))
+    seconds_axis(axes, [value for found in everything for _, value in found])
+    return _explain_step_time(axes, drawn[0].result, everything[0]) if drawn[0].is_only else 0
 
 
 def _explain_step_time(axes: Axes, result: Result, points: Sequence[Point]) -> int:
@@ -266,32 +279,33 @@ def _equation(line: StepLine, points: Sequence[Point]) -> str:
 
 def draw_epoch_time(axes: Axes, drawn: Sequence[Series]) -> int:
     """How long the steps of an epoch take; below the batch sizes, how many batches they make."""
-    points: dict[str, list[Point]] = {}
+    everything: list[list[Point]] = []
     for series in drawn:
         dataset_size = series.result.workload.dataset_size or 0
         timed = [(row.batch_size, row.speed) for row in timed_rows(series.result) if row.speed]
-        points[series.label] = found = [(size, epoch_seconds(dataset_size, speed)) for size, speed in timed]
+        found = [(size, epoch_seconds(dataset_size, speed)) for size, speed in timed]
+        everything.append(found)
         curve(axes, series, found)
         ring(axes, series, found)
     datasets = {series.result.workload.dataset_size or 0 for series in drawn}
     batches = (lambda size: format_count(batches_per_epoch(max(datasets), size))) if len(datasets) == 1 else None
-    batch_axis(axes, _sizes(points.values()), below=batches)
+    batch_axis(axes, _sizes(everything), below=batches)
     if batches:
         axes.set_xlabel("batch size\nbatches per epoch")
-    seconds_axis(axes, [value for found in points.values() for _, value in found])
+    seconds_axis(axes, [value for found in everything for _, value in found])
     result = drawn[0].result
-    return mark_sizes(axes, _marks(_roles(result), dict(points[drawn[0].label]), result)) if len(drawn) == 1 else 0
+    return mark_sizes(axes, _marks(_roles(result), dict(everything[0]), result)) if drawn[0].is_only else 0
 
 
 def draw_latency(axes: Axes, drawn: Sequence[Series]) -> int:
     """How long a batch takes: median and two tails, or one tail of several results; and the limit."""
-    shares = (0.50, 0.95, 0.99) if len(drawn) == 1 else (0.95,)
+    shares = (0.50, 0.95, 0.99) if drawn[0].is_only else (0.95,)
     everything: list[list[Point]] = []
     for series in drawn:
         for order, share in enumerate(shares):
             found = latencies(series.result, share)
-            shown = series if len(drawn) > 1 else variant(series, order)
-            curve(axes, shown, found, label=f"{share:.0%} of batches" if len(drawn) == 1 else "")
+            shown = variant(series, order) if series.is_only else series
+            curve(axes, shown, found, label=f"{share:.0%} of batches" if series.is_only else "")
             everything.append(found)
         ring(axes, series, latencies(series.result, 0.95))
     batch_axis(axes, _sizes(everything))
@@ -301,7 +315,7 @@ def draw_latency(axes: Axes, drawn: Sequence[Series]) -> int:
         axes.axhline(limit, color=INK, linestyle=(0, (1, 1.5)), linewidth=1.4, zorder=1.5)
         text = f"limit {format_seconds(limit)} for 95%"
         note(axes, (axes.get_xlim()[0], 0), text, ha="left", va="bottom", transformed=limit)
-    if len(drawn) > 1:
+    if not drawn[0].is_only:
         return 0
     result = drawn[0].result
     sign_legend(axes)
@@ -310,20 +324,21 @@ def draw_latency(axes: Axes, drawn: Sequence[Series]) -> int:
 
 def draw_energy(axes: Axes, drawn: Sequence[Series]) -> int:
     """Joules per sample, as the device's own meter gave it."""
-    points: dict[str, list[Point]] = {}
+    everything: list[list[Point]] = []
     for series in drawn:
-        points[series.label] = found = list(energy_by_size(series.result).items())
+        found = list(energy_by_size(series.result).items())
+        everything.append(found)
         curve(axes, series, found)
         ring(axes, series, found)
-    batch_axis(axes, _sizes(points.values()))
-    amount_axis(axes, max(value for found in points.values() for _, value in found))
+    batch_axis(axes, _sizes(everything))
+    amount_axis(axes, max(value for found in everything for _, value in found))
     result = drawn[0].result
-    return mark_sizes(axes, _marks(_roles(result), dict(points[drawn[0].label]), result)) if len(drawn) == 1 else 0
+    return mark_sizes(axes, _marks(_roles(result), dict(everything[0]), result)) if drawn[0].is_only else 0
 
 
 PANELS: dict[str, Panel] = {
     "throughput": Panel(
-        title="Samples per second, with 95% intervals",
+        title="Samples per second, with intervals",
         applies=lambda result: bool(timed_rows(result)),
         draw=draw_throughput,
     ),

@@ -1,32 +1,36 @@
 """The trials of a result merged into one row a batch size, for every report to show the same figures.
 
 Needs the records and the statistics. Promises rows sorted by batch size. Where a batch size took part in the
-final round, its speed comes from there, as the recommendation's does: those figures were measured in turns,
-so they may be compared. Otherwise the longest series of steps counts, as in `recommend.speeds`. Trials that
-timed a plan of several micro-batches are left out, since their step is another one.
+final round, its speed comes from there, as the recommendation's does: those figures were measured in turns, so they
+may be compared. Otherwise the longest series of steps counts, the last of those as long, as in `recommend.speeds`.
+A step is one batch, also where a step of the optimizer accumulated several. Trials that timed a plan of several
+micro-batches are left out, since their step is another one.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from autotune.recommend import contest_speeds, throughput, throughput_interval
 from autotune.result import Result
-from autotune.stats import median, median_interval
-from autotune.trial import Contest, Trial
+from autotune.stats import median, median_interval, paired_ratio
+from autotune.trial import Contest, Measurement, Trial
 
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """Samples/s, with the 95% interval around it; the interval is None where only one time was taken."""
+    """Samples/s, with an interval that holds the true median with 95%, or is the whole range of fewer than six times.
+
+    The interval is None where nothing tells how far off the figure may be. `rounds` are the samples/s of each round of
+    the final round, from the first to the last that this size was in; empty where it was in none.
+    """
 
     samples_per_second: float
     interval: tuple[float, float] | None
-    in_turns: bool = False
-    """Taken in the final round, so that it compares with others of there to the last per cent."""
+    rounds: tuple[float, ...] = ()
 
     @property
     def margin(self) -> float | None:
@@ -36,9 +40,12 @@ class Speed:
         return max(abs(end - self.samples_per_second) for end in self.interval) / self.samples_per_second
 
     def is_told_from(self, other: Speed) -> bool:
-        """True where the two were timed in turns, or their intervals lie apart."""
-        if (self.in_turns and other.in_turns) or self.interval is None or other.interval is None:
-            return True
+        """True where the rounds that both were in tell them apart, pair by pair, or else their intervals lie apart."""
+        common = min(len(self.rounds), len(other.rounds))
+        if common > 1:  # one pair alone says nothing of how far it is off
+            return not paired_ratio(self.rounds[:common], other.rounds[:common]).is_tie
+        if self.interval is None or other.interval is None:
+            return False
         return max(self.interval[0], other.interval[0]) > min(self.interval[1], other.interval[1])
 
 
@@ -64,8 +71,8 @@ def rows(result: Result) -> list[Row]:
     for trial in result.trials:
         if trial.is_plain:
             trials[trial.batch_size].append(trial)
-    in_turns = _contest_speeds(result.contest) if result.contest else {}
-    return [_row(size, trials[size], in_turns.get(size)) for size in sorted(trials)]
+    in_turns = contest_speeds(result.contest) if result.contest else {}
+    return [_row(trials[size], result.contest, in_turns) for size in sorted(trials)]
 
 
 def row_of(result: Result, batch_size: int) -> Row:
@@ -84,25 +91,35 @@ def epoch_seconds(dataset_size: int, speed: Speed) -> float:
     return dataset_size / speed.samples_per_second
 
 
-def _row(batch_size: int, trials: Sequence[Trial], in_turns: Speed | None) -> Row:
+def batch_seconds(measurement: Measurement) -> list[float]:
+    """The times of a trial for one batch of its size: a step of the optimizer may have accumulated several."""
+    return [seconds / measurement.accumulation_steps for seconds in measurement.step_seconds]
+
+
+def _row(trials: Sequence[Trial], contest: Contest | None, in_turns: Mapping[int, float]) -> Row:
+    """The row of one batch size from its trials, and from the final round where it was there."""
+    batch_size, speed = trials[0].batch_size, _longest_speed(trials)
+    if contest is not None and batch_size in in_turns:
+        rounds = tuple(batch_size / seconds for seconds in contest.step_seconds(batch_size))
+        speed = _in_turns(in_turns[batch_size], rounds, speed)
     peaks = [trial.measurement.memory.peak_bytes for trial in trials if trial.measurement]
     return Row(
         batch_size=batch_size,
-        speed=in_turns or _longest_speed(trials),
+        speed=speed,
         peak_bytes=max(peaks, default=None),
         accepted_runs=sum(trial.accepted for trial in trials),
         refusal=next((trial for trial in reversed(trials) if not trial.accepted), None),
     )
 
 
-def _contest_speeds(contest: Contest) -> dict[int, Speed]:
-    return {size: _in_turns(speed, contest.step_seconds(size)) for size, speed in contest_speeds(contest).items()}
-
-
-def _in_turns(speed: float, seconds: Sequence[float]) -> Speed:
-    low, high = median_interval([second / median(seconds) for second in seconds])  # how far its processes differ
-    interval = (speed / high, speed / low) if len(seconds) > 1 else None
-    return Speed(samples_per_second=speed, interval=interval, in_turns=True)
+def _in_turns(samples_per_second: float, rounds: tuple[float, ...], alone: Speed | None) -> Speed:
+    """A speed of the final round, as far off as its rounds differ; after a single one, as far off as its trial."""
+    spread = Speed(samples_per_second=median(rounds), interval=median_interval(rounds)) if len(rounds) > 1 else alone
+    interval = None
+    if spread is not None and spread.interval is not None:
+        low, high = (end / spread.samples_per_second for end in spread.interval)
+        interval = (samples_per_second * low, samples_per_second * high)
+    return Speed(samples_per_second=samples_per_second, interval=interval, rounds=rounds)
 
 
 def trial_speed(trial: Trial) -> Speed | None:
@@ -114,8 +131,8 @@ def trial_speed(trial: Trial) -> Speed | None:
 
 
 def _longest_speed(trials: Sequence[Trial]) -> Speed | None:
-    timed = [trial for trial in trials if trial.measurement and trial.measurement.step_seconds]
-    longest = max(timed, key=lambda trial: (trial.accepted, _timed_steps(trial)), default=None)
+    timed = [trial for trial in reversed(trials) if trial.measurement and trial.measurement.step_seconds]
+    longest = max(timed, key=lambda trial: (trial.accepted, _timed_steps(trial)), default=None)  # the first of equals
     return trial_speed(longest) if longest else None
 
 

@@ -16,7 +16,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from autotune.units import format_bytes, format_count, format_seconds
 
 _FAR = 3.0  # from this ratio on, the end of a curve would be flat on a linear axis
-_MOST_DURATIONS = 9  # ticks of an axis of durations
+_MOST_LOG_TICKS = 9  # of a vertical axis
 _AXIS_CHARACTERS = 58  # so many digits fit side by side below the axes of one picture
 _ROOM = 0.06  # share of a logarithmic axis left free at either end
 _HEADROOM = 1.1  # a linear axis goes so far above the highest value
@@ -83,7 +83,7 @@ def seconds_axis(axes: Axes, seconds: Sequence[float]) -> None:
     axes.set_yscale("log")
     axes.set_ylim(low, high)
     inside = [tick for tick in [*_SHORT_TICKS, *_LONG_TICKS] if low <= tick <= high]
-    if len(inside) > _MOST_DURATIONS:
+    if len(inside) > _MOST_LOG_TICKS:
         inside = [tick for tick in inside if tick >= _MINUTE or math.isclose(math.log10(tick) % 1, 0, abs_tol=1e-9)]
     if len(inside) < 2:
         inside = [tick for tick in MaxNLocator(5).tick_values(low, high) if low <= tick <= high]
@@ -122,13 +122,20 @@ def loss_axis(axes: Axes, losses: Sequence[float]) -> None:
     if low > 0 and high / low > _FAR:
         axes.set_yscale("log")
         axes.set_ylim(*_log_limits(low, high))
-        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        ticks = [count * 10.0**power for power in decades for count in (1, 2, 5)]
+        ticks = _decade_ticks(*axes.get_ylim())
     else:
         margin = 0.08 * (high - low) or 0.5
         axes.set_ylim(low - margin, high + margin)
         ticks = list(MaxNLocator(6).tick_values(low, high))
     _fix_y(axes, [tick for tick in ticks if axes.get_ylim()[0] <= tick <= axes.get_ylim()[1]], "{:.4g}".format)
+
+
+def _decade_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 of each power of ten between the ends; where those are many, powers alone, or every second or so."""
+    powers = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 1)
+    fine = [tick for power in powers for count in (1, 2, 5) if low <= (tick := count * 10.0**power) <= high]
+    whole = [10.0**power for power in powers if low <= 10.0**power]
+    return fine if len(fine) <= _MOST_LOG_TICKS else whole[:: math.ceil(len(whole) / _MOST_LOG_TICKS)]
 
 
 def training_axis(axes: Axes, seconds: float) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from matplotlib.axes import Axes
@@ -43,12 +43,13 @@ Point = tuple[int, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """A result to be drawn, and by what its curve is known."""
+    """A result to be drawn, and by what its curve is known; `is_only` where its report holds no other."""
 
     result: Result
     label: str
     colour: str
     marker: str
+    is_only: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +106,7 @@ def ring(axes: Axes, series: Series, points: Sequence[Point]) -> None:
 def variant(series: Series, order: int) -> Series:
     """The series in another colour and with another marker."""
     colour, marker = SERIES[order % len(SERIES)], MARKERS[order % len(MARKERS)]
-    return Series(result=series.result, label=series.label, colour=colour, marker=marker)
+    return replace(series, colour=colour, marker=marker)
 
 
 def mark_sizes(axes: Axes, marks: Sequence[Mark]) -> int:

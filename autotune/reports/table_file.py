@@ -1,8 +1,8 @@
 """Trials as CSV, for a spreadsheet or a data frame: raw numbers, one row a trial, the unit in each heading.
 
 Needs the standard library and the records. Promises the same columns for every result, empty where nothing was
-measured, and that no spreadsheet takes a text for a formula: one that begins like a formula gets an apostrophe before
-it (OWASP, CSV Injection).
+measured; times of one batch, also where a step accumulated several; and that no spreadsheet takes a text for a formula:
+one that begins like a formula gets an apostrophe before it (OWASP, CSV Injection).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from io import StringIO
 
 from autotune.reports.labels import labels
 from autotune.reports.plain_text import printable
-from autotune.reports.rows import trial_speed
+from autotune.reports.rows import batch_seconds, trial_speed
 from autotune.reports.words import evidence_line
 from autotune.result import Result
 from autotune.stats import median, quantile
@@ -76,7 +76,7 @@ def _speed(trial: Trial) -> Iterator[tuple[str, Value]]:
 
 
 def _measured(measurement: Measurement | None) -> Iterator[tuple[str, Value]]:
-    times = measurement.step_seconds if measurement else ()
+    times = batch_seconds(measurement) if measurement else []
     yield "timed_steps", len(times)
     yield "accumulation_steps", measurement.accumulation_steps if measurement else None
     yield "step_seconds_median", median(times) if times else None

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from statistics import fmean
 
 from autotune.reports.plain_text import printable
-from autotune.reports.rows import Row, batches_per_epoch, epoch_seconds, row_of
+from autotune.reports.rows import Row, Speed, batches_per_epoch, epoch_seconds, row_of
 from autotune.reports.training_words import quality_words, verification_words
 from autotune.result import AccumulationPlan, Edge, Result, StopReason, TargetAnswer
 from autotune.stats import median
@@ -24,6 +24,13 @@ _WHAT_BECAME = {
     Outcome.CRASHED: "crashed",
     Outcome.FAILED: "failed",
 }
+_PASSED_A_LIMIT = {
+    "budget": "peaked over the memory budget",
+    "spread": "may pass the memory budget, as peaks differ from run to run",
+    "latency": "took longer than the latency limit",
+}
+"""What is said of a trial that ran to its end, by which limit it passed."""
+
 _NOTICED_BY = {
     "exception": "exception",
     "watchdog": "watchdog",
@@ -76,7 +83,7 @@ def cautions(result: Result) -> tuple[str, ...]:
     """
     found = list(result.warnings)
     if result.edge.band:
-        found.append(_band(result.edge))
+        found.append(_band(result))
     return tuple(printable(caution) for caution in found)
 
 
@@ -159,11 +166,15 @@ def _cost(other: Row, chosen: Row) -> str:
     parts = []
     if other.speed and chosen.speed:
         ratio = other.speed.samples_per_second / chosen.speed.samples_per_second
-        told = other.speed.is_told_from(chosen.speed)
-        parts.append(_times(ratio, "samples/s", less="fewer") if told else "about as many samples/s")
+        parts.append(_times(ratio, "samples/s", less="fewer") + _doubt(other.speed, chosen.speed, ratio))
     if other.peak_bytes and chosen.peak_bytes:
         parts.append(_times(other.peak_bytes / chosen.peak_bytes, "memory", less="less"))
     return f", with {' and '.join(parts)} compared with {format_count(chosen.batch_size)}" if parts else ""
+
+
+def _doubt(speed: Speed, other: Speed, ratio: float) -> str:
+    """What is said of a difference that the measurements do not show to be more than noise."""
+    return "" if speed.is_told_from(other) or abs(ratio - 1) < _SAME else " (perhaps by noise alone)"
 
 
 def _times(ratio: float, of: str, less: str) -> str:
@@ -184,7 +195,9 @@ def _border(result: Result) -> str:
     """What is known of the sizes above the largest that fits."""
     edge = result.edge
     if edge.smallest_refused is None:
-        return f"nothing larger was tried, since {result.stop.value}"
+        has_target = result.target is not None and result.target.batch_size > edge.largest_fits
+        what = "the search went no further" if has_target else "nothing larger was tried"
+        return f"{what}, since {result.stop.value}"
     refused = f"{format_count(edge.smallest_refused)} {_refusal(result)}"
     if edge.is_exact:
         return f"already {refused}"
@@ -196,9 +209,8 @@ def _refusal(result: Result) -> str:
     refusal = row_of(result, result.edge.smallest_refused or 0).refusal
     if refusal is None:
         return f"was refused: {result.edge.refused_by}"
-    if refusal.fits:
-        return "took longer than the latency limit"
-    return _WHAT_BECAME[refusal.outcome]
+    source = refusal.evidence.source if refusal.evidence else ""
+    return _PASSED_A_LIMIT.get(source) or _WHAT_BECAME[refusal.outcome]
 
 
 def _peak(peak_bytes: int, result: Result) -> str:
@@ -238,9 +250,13 @@ def _plan(plan: AccumulationPlan) -> str:
     )
 
 
-def _band(edge: Edge) -> str:
-    sizes = ", ".join(format_count(size) for size in edge.band)
-    return f"Batch size {sizes} passed once and failed another time: memory near the limit differs between runs."
+def _band(result: Result) -> str:
+    """Sizes that passed once and failed another time, and why, where memory alone refused them."""
+    sizes = ", ".join(format_count(size) for size in result.edge.band)
+    refused = [t for t in result.trials if t.is_plain and t.batch_size in result.edge.band and not t.accepted]
+    is_memory = all(trial.outcome is Outcome.OUT_OF_MEMORY for trial in refused)
+    why = ": memory near the limit differs between runs" if is_memory else ""
+    return f"Batch size {sizes} passed once and failed another time{why}."
 
 
 def forecast_quality(result: Result) -> str:

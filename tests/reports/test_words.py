@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -12,9 +13,9 @@ from hypothesis import strategies as st
 
 from autotune.forecast.records import Forecast, Rules
 from autotune.reports.plain_text import printable, printable_lines
-from autotune.reports.words import answer, forecast_quality, outcome, paragraph
+from autotune.reports.words import answer, cautions, forecast_quality, outcome, paragraph
 from autotune.result import AccumulationPlan, Edge, Recommendation, StopReason, TargetAnswer
-from autotune.trial import Contest, Evidence, Outcome
+from autotune.trial import Contest, Evidence, Outcome, Trial
 
 
 def recommending(batch_size: int, fastest: int, why: str) -> Recommendation:
@@ -67,15 +68,27 @@ def test_the_edge_says_how_well_it_is_known(edge: Edge, stop: StopReason, senten
     assert sentence in answer(example_result(edge=edge, stop=stop))
 
 
-def test_speeds_that_were_not_timed_in_turns_and_do_not_lie_apart_are_not_told_apart() -> None:
-    """1,000 ran at 10,400 to 12,500 samples/s by itself; 256 and 512 were timed in turns."""
+def test_a_larger_target_was_tried_though_not_searched_for() -> None:
+    target = TargetAnswer(batch_size=5000, fits=False, refused_by="out of memory")
+    text = answer(example_result(edge=Edge(largest_fits=1000), stop=StopReason.PLATEAU, target=target))
+    assert "the search went no further, since throughput stopped rising" in text
+    assert "nothing larger" not in text
+
+
+def test_a_difference_that_noise_may_have_made_is_called_that() -> None:
+    """1,000 ran at 10,400 to 12,500 samples/s by itself; of 256 and 512 each was ahead in one round."""
     largest = fitting(6, 1000, (0.0850, 0.0800, 0.0960), 2000, purpose="bisect")
     first, *_ = example_result().trials
-    contest = Contest(batch_sizes=(256, 512), rounds=((0.0200, 0.0400), (0.0220, 0.0430)))
+    contest = Contest(batch_sizes=(256, 512), rounds=((0.0200, 0.0405), (0.0220, 0.0430)))
     result = example_result(contest=contest, trials=(first, *example_result().trials[1:5], largest))
     text = answer(result)
-    assert "The largest that fits is 1,000, with about as many samples/s and " in text
-    assert "The fastest is 512, with 1.2% more samples/s and " in text
+    assert "The fastest is 512, with 0.5% more samples/s (perhaps by noise alone) and 69% more memory compared" in text
+    assert re.search(r"The largest that fits is 1,000, with \S+ fewer samples/s \(perhaps by noise alone\) and", text)
+
+
+def test_a_difference_in_every_round_is_stated_as_one() -> None:
+    contest = Contest(batch_sizes=(256, 512), rounds=((0.0200, 0.0390), (0.0300, 0.0590)))
+    assert "The fastest is 512, with 2.1% more samples/s and " in answer(example_result(contest=contest))
 
 
 def test_the_largest_as_the_recommendation_is_not_compared_with_itself() -> None:
@@ -91,6 +104,8 @@ def test_the_largest_as_the_recommendation_is_not_compared_with_itself() -> None
     ("refusal", "words"),
     [
         (refused(9, 1001, outcome=Outcome.CRASHED), "1,001 crashed"),
+        (refused(9, 1001, "budget"), "1,001 peaked over the memory budget"),
+        (refused(9, 1001, "spread"), "1,001 may pass the memory budget, as peaks differ from run to run"),
         (refused(9, 1001, outcome=Outcome.TIMED_OUT), "1,001 took too long"),
         (refused(9, 1001, outcome=Outcome.KERNEL_LIMIT), "1,001 reached a limit of a kernel"),
         (refused(9, 1001, "latency", outcome=Outcome.FITS), "1,001 took longer than the latency limit"),
@@ -99,6 +114,21 @@ def test_the_largest_as_the_recommendation_is_not_compared_with_itself() -> None
 def test_each_way_to_be_refused_has_its_words(refusal: Any, words: str) -> None:
     trials = (*[trial for trial in example_result().trials if trial.batch_size != 1001], refusal)
     assert f"already {words}." in answer(example_result(trials=trials))
+
+
+@pytest.mark.parametrize(
+    ("refusals", "why"),
+    [
+        ([refused(10, 512, "spread"), refused(11, 256)], ": memory near the limit differs between runs"),
+        ([refused(10, 512), refused(11, 256, "latency", outcome=Outcome.FITS)], ""),
+        ([refused(10, 512, "clock", outcome=Outcome.TIMED_OUT)], ""),
+        ([refused(10, 512, "exit", outcome=Outcome.CRASHED), refused(11, 512)], ""),
+    ],
+)
+def test_memory_explains_what_passed_once_only_where_memory_refused_it(refusals: list[Trial], why: str) -> None:
+    edge = Edge(largest_fits=128, smallest_refused=256, band=(256, 512))
+    result = example_result(trials=(*example_result().trials, *refusals), edge=edge)
+    assert cautions(result) == (f"Batch size 256, 512 passed once and failed another time{why}.",)
 
 
 def test_a_target_that_fits_is_a_yes_with_its_peak() -> None:

@@ -58,8 +58,14 @@ def check_writable(path: Path, option: str = "--output") -> None:
         raise ResultFileError(f"{path} is a directory.", remedy=f"Give {option} a file name.")
     if not path.parent.is_dir():
         raise ResultFileError(f"There is no folder {path.parent}.", remedy=f"Make it, or give another {option}.")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
+    if not all(os.access(touched, os.W_OK) for touched in _touched(path)):
         raise ResultFileError(f"{path} cannot be written: permission denied.", remedy=f"Give another {option}.")
+
+
+def _touched(path: Path) -> list[Path]:
+    """What writing a whole file writes to: its folder, where another takes its place, and what is there."""
+    there = [path] if path.exists() else []
+    return there if there and not path.is_file() else [*there, path.resolve().parent]
 
 
 def write_report(results: Sequence[Result], path: Path, kind: Format | None = None) -> None:

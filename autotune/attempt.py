@@ -31,11 +31,11 @@ from autotune.workloads.tracebacks import one_line, user_traceback
 
 
 def perform(bench: Bench, request: Request) -> Attempt:
-    """Run a request in this process and turn whatever it raises into an outcome."""
+    """Run a request in this process and turn whatever it raises into an outcome, unless a user has interrupted it."""
     attempt: Attempt
     try:
         return Attempt(outcome=Outcome.FITS, **_found(bench, request))
-    except (Exception, SystemExit, KeyboardInterrupt) as error:
+    except (Exception, SystemExit) as error:
         attempt = failed(error)
     gc.collect()  # outside the handler: until it ends, the traceback holds the step's tensors
     return attempt

@@ -10,10 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from autotune.devices import Device
+import torch
+
+from autotune.devices import Device, DeviceFacts, is_dead
 from autotune.devices.signs import judge
 from autotune.errors import WorkloadError
-from autotune.spec import Objective, ProbeSpec
+from autotune.executors.messages import Built
+from autotune.spec import Mode, Objective, ProbeSpec
 from autotune.trial import Outcome, WorkloadFacts
 from autotune.workloads import BuildOptions, Workload
 from autotune.workloads.batches import describe, move
@@ -24,20 +27,20 @@ from autotune.workloads.tracebacks import one_line, user_traceback
 if TYPE_CHECKING:
     from autotune.workloads.live import LiveParts
 
-SMALLEST_TRIED = (1, 2)  # BatchNorm in training refuses a single value per channel, but not two
-
 
 @dataclass(frozen=True)
 class Bench:
     """What is measured and where: a workload on a device, in one mode.
 
-    `single_steps` asks for a reading of the clock per step, for latency.
+    `single_steps` asks for a reading of the clock per step, for quantiles of latency. The model is only ever given
+    batches of a multiple of `multiple_of`.
     """
 
     workload: Workload
     device: Device
     mode: str
     smallest_batch_size: int = 1
+    multiple_of: int = 1
     single_steps: bool = False
 
     @property
@@ -104,7 +107,7 @@ class Step:
 
 
 def build_bench(spec: ProbeSpec, device: Device, live: LiveParts | None = None) -> Bench:
-    """Build the spec's workload on a device, and find the smallest batch size that it runs at.
+    """Build the spec's workload on a device.
 
     Raises:
         UsageError: the workload's description is incomplete or contradicts itself.
@@ -121,19 +124,22 @@ def build_bench(spec: ProbeSpec, device: Device, live: LiveParts | None = None) 
         workload=build_workload(spec.workload, options, live),
         device=device,
         mode=spec.mode.value,
-        single_steps=spec.objective is Objective.LATENCY,
+        smallest_batch_size=spec.multiple_of,
+        multiple_of=spec.multiple_of,
+        single_steps=spec.mode is Mode.INFERENCE or spec.objective is Objective.LATENCY,
     )
 
 
 def with_smallest(bench: Bench) -> Bench:
-    """The bench with the smallest batch size that runs.
+    """The bench with the smallest batch size that runs: BatchNorm in training refuses one value per channel, not two.
 
     Raises:
-        WorkloadError: none does. The error of the last is told: that of a single sample may be BatchNorm's.
+        WorkloadError: none does. The error of the last is told, since that of a single sample may be
+            BatchNorm's; or else the one that the device did not survive.
         Exception: memory ran out, which says nothing of the workload.
     """
     failed: Exception | None = None
-    for size in SMALLEST_TRIED:
+    for size in (bench.multiple_of, 2 * bench.multiple_of):
         tried = replace(bench, smallest_batch_size=size)
         try:
             tried.warm_up()
@@ -144,15 +150,23 @@ def with_smallest(bench: Bench) -> Bench:
             if judge(error) is not Outcome.FAILED:
                 raise
             failed = error
+            if is_dead(bench.device):  # another size would only show that
+                break
     assert failed is not None  # the loop ended without a return
-    raise first_step_failed(failed, size, bench.workload.make_batch(size)) from failed
+    raise first_step_failed(failed, tried) from failed
 
 
-def first_step_failed(error: Exception, batch_size: int, batch: Any) -> WorkloadError:
+def first_step_failed(error: Exception, bench: Bench) -> WorkloadError:
     """The user's error, in one line that shows what the model was given."""
+    size = bench.smallest_batch_size
+    try:
+        given = describe(bench.workload.make_batch(size))
+        remedy = f"The batch was {given}; check that the model and the loss take it."
+    except Exception:  # then it is making the batch that failed
+        remedy = f"No batch could be made; see what make_batch({size}) does by hand."
     return WorkloadError(
-        f"The first step failed, at batch size {batch_size}: {one_line(error)}",
-        remedy=f"The batch was {describe(batch)}; check that the model and the loss take it.",
+        f"The first step failed, at batch size {size}: {one_line(error)}",
+        remedy=remedy,
         user_traceback=user_traceback(error),
     )
 
@@ -161,7 +175,7 @@ def workload_facts(bench: Bench) -> WorkloadFacts:
     """What is known of the workload once it has run."""
     workload = bench.workload
     smallest = bench.smallest_batch_size
-    grown = () if smallest == SMALLEST_TRIED[0] else (f"the model refuses a batch size below {smallest}",)
+    grown = () if smallest == bench.multiple_of else (f"the model refuses a batch size below {smallest}",)
     return WorkloadFacts(
         name=workload.name,
         parameters=None if workload.model is None else sum(p.numel() for p in workload.model.parameters()),
@@ -172,4 +186,21 @@ def workload_facts(bench: Bench) -> WorkloadFacts:
         can_accumulate=workload.accumulated_step is not None,
         training=workload.training() if callable(workload.training) else workload.training,
         num_workers=None if workload.make_loader is None else workload.num_workers,
+    )
+
+
+def built_of(bench: Bench, facts: DeviceFacts, workload: WorkloadFacts, *, threads: int, forks: bool = False) -> Built:
+    """What whoever asked for the workload is told of it, and of where it runs."""
+    return Built(
+        workload=workload,
+        device=bench.device.torch_device,
+        device_name=facts.name,
+        free_bytes=facts.free_bytes,
+        total_bytes=facts.total_bytes,
+        threads=threads,
+        forks=forks,
+        torch_version=str(torch.__version__),
+        driver_version=facts.driver_version,
+        runtime_version=facts.runtime_version,
+        warnings=facts.warnings,
     )

@@ -69,7 +69,11 @@ class _Timed:
 
 
 def _timed(step: Step, bench: Bench, effort: Effort) -> _Timed:
-    """Time the steps. Where only memory is asked for (no seconds), each has a new batch, as in training."""
+    """Time the steps, one by one on a processor, and else in blocks of several.
+
+    Where only memory is asked for (no seconds), each block has a new batch, made while the old one is held: as each
+    step has in training.
+    """
     device, timed = bench.device, _Timed([], [], 0)
     block = 1
     end = time.perf_counter() + effort.seconds

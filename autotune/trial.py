@@ -293,7 +293,8 @@ class Training(Record, frozen=True):
 class WorkloadFacts(Record, frozen=True):
     """What the worker learned about the workload when it built it.
 
-    `smallest_batch_size` is over 1 where the model refuses a single sample (BatchNorm in training).
+    `smallest_batch_size` is over 1 where the model refuses a single sample (BatchNorm in training), or multiples are
+    asked for.
     `assumptions` are the choices made for the user, in words (the default optimizer, the largest shape).
     `num_workers` is what the caller's DataLoader has now; None where the data is not read by one.
     """

@@ -28,7 +28,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from autotune.attempt import failed, perform
-from autotune.bench import build_bench, with_smallest, workload_facts
+from autotune.bench import build_bench, built_of, with_smallest, workload_facts
 from autotune.devices import linux_process as linux
 from autotune.devices import open_device
 from autotune.devices.cpu import CpuDevice
@@ -91,9 +91,9 @@ class Server:
             run = to_worker.decode(packed or b"")
             assert isinstance(run, Run)
             if self._forks:
-                self._in_child(lambda run=run: self._attempt(run))  # type: ignore[misc]
+                self._in_child(lambda run=run: self._answer(run))  # type: ignore[misc]
             else:
-                self._channel.send(self._attempt(run))
+                self._channel.send(self._answer(run))
 
     # ------------------------------------------------------------------ building
 
@@ -145,27 +145,18 @@ class Server:
             return _refusal(error)
 
     def _built(self, workload: WorkloadFacts) -> Built:
-        import torch
-
-        facts = self._facts
-        return Built(
-            workload=workload,
-            device=self._bench.device.torch_device,
-            device_name=facts.name,
-            free_bytes=facts.free_bytes,
-            total_bytes=facts.total_bytes,
-            threads=self._threads,
-            forks=self._forks,
-            torch_version=str(torch.__version__),
-            driver_version=facts.driver_version,
-            runtime_version=facts.runtime_version,
-            warnings=facts.warnings,
-        )
+        return built_of(self._bench, self._facts, workload, threads=self._threads, forks=self._forks)
 
     # ------------------------------------------------------------------ running
 
-    def _attempt(self, run: Run) -> Attempt:
+    def _answer(self, run: Run) -> Attempt:
         """Run a request here, and turn whatever it raises into an outcome."""
+        try:
+            return self._attempt(run)
+        except KeyboardInterrupt as error:  # the model raised it: Ctrl-C at the terminal is for the parent alone
+            return failed(error)
+
+    def _attempt(self, run: Run) -> Attempt:
         bench = self._bench
         if isinstance(run.request, ForecastRequest):
             return self._forecast(run.request)

@@ -164,6 +164,18 @@ def fork_and_stay(x):
     return x
 
 
+def fork_and_leave(x):
+    if os.fork() == 0:
+        open(os.environ["AUTOTUNE_TEST_PIDS"], "a").write(f"{os.getpid()}\\n")
+        time.sleep(600)
+    time.sleep(0.2)
+    os._exit(3)
+
+
+def interrupt(x):
+    signal.raise_signal(signal.SIGINT)
+
+
 def close_everything(x):
     os.closerange(3, 4096)
     return x
@@ -172,7 +184,7 @@ def close_everything(x):
 FAULTS = {number: fault for number, fault in enumerate([
     grab_memory, grab_shared_memory, die(signal.SIGKILL), die(signal.SIGSEGV), hang, spin, leave, leave_politely,
     raise_in_forward, raise_in_backward, raise_in_optimizer, raise_in_loader, loader_dies, print_garbage,
-    fork_and_go_on, fork_and_stay, close_everything, child_grabs_memory,
+    fork_and_go_on, fork_and_stay, close_everything, child_grabs_memory, fork_and_leave, interrupt,
 ], start=10)}
 
 model = Faulty()
@@ -222,6 +234,7 @@ def attempt(executor: ChildExecutor, fault: str, timeout_seconds: float = 60.0) 
         ("die(SIGSEGV)", Outcome.CRASHED, "exit", "was killed by SIGSEGV"),
         ("leave", Outcome.CRASHED, "exit", "exited with code 3"),
         ("leave_politely", Outcome.FAILED, "exception", "SystemExit"),
+        ("interrupt", Outcome.FAILED, "exception", "KeyboardInterrupt"),
         ("raise_in_forward", Outcome.FAILED, "exception", "ValueError: forward went wrong"),
         ("raise_in_backward", Outcome.FAILED, "exception", "ArithmeticError: backward went wrong"),
         ("raise_in_optimizer", Outcome.FAILED, "exception", "KeyError: 'optimizer went wrong'"),
@@ -267,9 +280,35 @@ def test_a_child_that_closes_our_socket_is_a_crash_and_no_hang(executor: ChildEx
 
 def test_what_a_trial_leaves_running_is_ended_with_it(executor: ChildExecutor, pids: Path) -> None:
     assert attempt(executor, "fork_and_stay").outcome is Outcome.FITS
+    assert_are_gone(pids)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != "zombie"
+    except psutil.NoSuchProcess:
+        return False
+
+
+def assert_are_gone(pids: Path) -> None:
+    """The processes that a fault has left behind, of which there is one at least; they may take a moment to end."""
     left = [int(pid) for pid in pids.read_text().split()]
     assert left
-    assert not [pid for pid in left if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
+    end = time.monotonic() + 20
+    while any(is_running(pid) for pid in left):
+        assert time.monotonic() < end, "what a trial started outlives it"
+        time.sleep(0.05)
+
+
+def test_a_fresh_process_that_ends_before_what_it_started_is_a_crash_and_leaves_nothing(
+    executor: ChildExecutor, pids: Path
+) -> None:
+    """What it started holds the other end of our socket open."""
+    request = TrialRequest(batch_size=SIZES["fork_and_leave"], effort=QUICK, fresh_process=True, timeout_seconds=30.0)
+    found = executor.run(request)
+    assert found.outcome is Outcome.CRASHED, found
+    assert "exited with code 3" in found.reason
+    assert_are_gone(pids)
 
 
 def test_the_server_may_die_and_is_replaced(executor: ChildExecutor) -> None:
@@ -288,7 +327,11 @@ def test_a_contest_alternates_in_one_child(executor: ChildExecutor) -> None:
 
 
 def test_a_fault_in_a_fresh_process_is_named_alike(executor: ChildExecutor) -> None:
-    for fault, outcome in [("die(SIGKILL)", Outcome.CRASHED), ("grab_shared_memory", Outcome.OUT_OF_MEMORY)]:
+    for fault, outcome in [
+        ("die(SIGKILL)", Outcome.CRASHED),
+        ("grab_shared_memory", Outcome.OUT_OF_MEMORY),
+        ("interrupt", Outcome.FAILED),
+    ]:
         request = TrialRequest(batch_size=SIZES[fault], effort=QUICK, fresh_process=True)
         assert executor.run(request).outcome is outcome
 

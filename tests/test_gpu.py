@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from torch import nn
 
 import autotune
+from autotune.errors import WorkloadError
 from autotune.executors import ContestRequest, Effort, TrialRequest
 from autotune.executors.children import ChildExecutor
 from autotune.spec import FileWorkload, MemoryBudget, Objective, ProbeSpec
@@ -62,6 +64,70 @@ def test_one_child_runs_all_trials_while_they_fit_and_is_replaced_after_a_failur
     assert refused.outcome is Outcome.OUT_OF_MEMORY
     assert executor.run(TrialRequest(batch_size=8, effort=QUICK)).outcome is Outcome.FITS
     assert executor._worker is not None and executor._worker.pid != first
+
+
+def test_a_fresh_process_is_alone_and_serves_what_follows(executor: ChildExecutor) -> None:
+    assert executor.run(TrialRequest(batch_size=8, effort=QUICK)).outcome is Outcome.FITS
+    assert executor._worker is not None
+    first = executor._worker.pid
+    assert executor.run(TrialRequest(batch_size=8, effort=QUICK, fresh_process=True)).outcome is Outcome.FITS
+    assert not psutil.pid_exists(first)
+    second = executor._worker.pid
+    assert executor.run(TrialRequest(batch_size=8, effort=QUICK)).outcome is Outcome.FITS
+    assert executor._worker.pid == second
+
+
+ASSERTING = """
+import torch
+from torch import nn
+
+FIRST = {first}
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(10, 4)
+
+    def forward(self, x):
+        return self.table(x + 10 if len(x) >= FIRST else x)
+
+model = Model()
+
+def loss(output, target):
+    return output.sum()
+
+def make_batch(n):
+    return torch.zeros(n, dtype=torch.long), torch.zeros(n)
+"""
+
+
+@pytest.fixture
+def asserting(tmp_path: Path) -> Callable[[int], ChildExecutor]:
+    """A model that reads past a table's end from a batch size on, which the device notices and does not survive."""
+
+    def made(first: int) -> ChildExecutor:
+        path = tmp_path / "asserting.py"
+        path.write_text(ASSERTING.format(first=first))
+        return ChildExecutor(ProbeSpec(workload=FileWorkload(target=str(path)), device="cuda"))
+
+    return made
+
+
+def test_a_failed_assertion_on_the_device_is_the_users_in_the_first_step(
+    asserting: Callable[[int], ChildExecutor],
+) -> None:
+    with asserting(1) as executor, pytest.raises(WorkloadError, match=r"at batch size 1: .*assert") as raised:
+        executor.open()
+    assert "device-side assert" in raised.value.user_traceback
+
+
+def test_a_failed_assertion_on_the_device_is_the_users_in_a_trial(asserting: Callable[[int], ChildExecutor]) -> None:
+    with asserting(8) as executor:
+        executor.open()
+        failed = executor.run(TrialRequest(batch_size=8, effort=QUICK))
+        assert failed.outcome is Outcome.FAILED, failed
+        assert "assert" in failed.reason
+        assert executor.run(TrialRequest(batch_size=4, effort=QUICK)).outcome is Outcome.FITS
 
 
 def test_the_peak_counts_context_and_cache_and_the_conditions_come_from_the_driver(executor: ChildExecutor) -> None:

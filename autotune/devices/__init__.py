@@ -67,6 +67,15 @@ class Device(Protocol):
         ...
 
 
+def is_dead(device: Device) -> bool:
+    """True where an error stays with the device, as a kernel's failed assertion does: all calls then raise it again."""
+    try:
+        device.synchronize()
+    except RuntimeError:
+        return True
+    return False
+
+
 def open_device(name: str) -> Device:
     """The device by its torch name ("cpu", "cuda", "cuda:1", "mps"), or the best there is for "auto".
 

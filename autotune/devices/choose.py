@@ -24,7 +24,7 @@ def open_device(name: str) -> Device:
         name = available_devices()[0]
     if name == "cpu":
         return CpuDevice()
-    if name == "mps":
+    if name in ("mps", "mps:0"):  # the latter is what a tensor there says
         return _open_mps()
     if match := re.fullmatch(r"cuda(?::([0-9]+))?", name):
         return _open_cuda(None if match[1] is None else int(match[1]))
@@ -42,7 +42,8 @@ def available_devices() -> list[str]:
 def _open_cuda(index: int | None) -> Device:
     if not torch.cuda.is_available():
         raise DeviceError(f"There is no CUDA device: {_why_no_cuda()}; there is {_listed()}.", remedy=_cuda_remedy())
-    index = torch.cuda.current_device() if index is None else index
+    if index is None:  # asking for the current one makes a context, whose memory CudaDevice could then not tell
+        index = torch.cuda.current_device() if torch.cuda.is_initialized() else 0  # type: ignore[no-untyped-call]
     if index >= torch.cuda.device_count():
         best = available_devices()[0]
         raise DeviceError(f"There is no cuda:{index}; there is {_listed()}.", remedy=f"Use --device {best}.")

@@ -16,6 +16,7 @@ from __future__ import annotations
 import gc
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,18 +54,23 @@ class CudaDevice:
         self._nvml: Nvml | None = None if isinstance(opened, str) else opened
         self._without_nvml = opened if isinstance(opened, str) else ""
         self._used_before_bytes = self._nvml.used_bytes() if self._nvml and untouched else None
+        self._own_fraction = 1.0 if untouched else fraction_set(index)
         self._base_bytes = 0
         self._retries_before = 0
         self._start = self._counters()
 
     def facts(self) -> DeviceFacts:
-        """What the device is. This process' own context counts as free: a new process has one of its own."""
+        """What the device is. This process' own context counts as free: a new process has one of its own.
+
+        No more is free than what the process may take that has bound its own allocator.
+        """
         free_bytes, total_bytes = torch.cuda.mem_get_info(self._index)
+        allowed_bytes = int(self._own_fraction * total_bytes) - torch.cuda.memory_reserved(self._index)
         hip = torch.version.hip
         return DeviceFacts(
             name=self._properties.name,
             total_bytes=total_bytes,
-            free_bytes=min(total_bytes, free_bytes + (self._outside_bytes() or 0)),
+            free_bytes=min(total_bytes, min(free_bytes, max(0, allowed_bytes)) + (self._outside_bytes() or 0)),
             driver_version=self._nvml.driver_version() if self._nvml else None,
             runtime_version=f"ROCm {hip}" if hip else f"CUDA {torch.version.cuda}",
             warnings=self._warnings(),
@@ -81,9 +87,13 @@ class CudaDevice:
         return torch.cuda.memory_reserved(self._index)
 
     def limit(self, budget_bytes: int) -> None:
-        """Have the allocator raise torch.OutOfMemoryError past the budget, context and libraries included."""
+        """Have the allocator raise torch.OutOfMemoryError past the budget, context and libraries included.
+
+        A limit of the process' own holds below it, and alone where the budget is the whole device.
+        """
         _, total_bytes = torch.cuda.mem_get_info(self._index)
-        fraction = allocator_fraction(budget_bytes, self._outside_bytes() or 0, total_bytes)
+        ours = allocator_fraction(budget_bytes, self._outside_bytes() or 0, total_bytes)
+        fraction = self._own_fraction if budget_bytes >= total_bytes else min(self._own_fraction, ours)
         torch.cuda.set_per_process_memory_fraction(fraction, self._index)
 
     def synchronize(self) -> None:
@@ -152,7 +162,8 @@ class CudaDevice:
     def release(self) -> None:
         """Collect garbage and give the allocator's cache back to the device."""
         gc.collect()
-        torch.cuda.empty_cache()
+        with suppress(RuntimeError):  # after a failed assertion of a kernel all calls raise it again, this one too
+            torch.cuda.empty_cache()
 
 
 def nvml_names(properties: Any) -> list[str]:
@@ -183,6 +194,12 @@ def outside_bytes(
     if used_before_bytes is None or used_now_bytes is None:
         return None
     return max(0, used_now_bytes - used_before_bytes - reserved_bytes)
+
+
+def fraction_set(index: int) -> float:
+    """The share of the device that this process has left to its allocator, in [0, 1]."""
+    read = getattr(torch.cuda, "get_per_process_memory_fraction", None)  # older versions of torch tell of none
+    return 1.0 if read is None else float(read(index))
 
 
 def allocator_fraction(budget_bytes: int, outside_bytes: int, total_bytes: int) -> float:

@@ -26,22 +26,28 @@ _PRESENT_AND_OF_A_FILE = 0x80 | 0x20  # bits 63 and 61, in the last byte of an e
 
 
 def touched_file_pages() -> tuple[Pages, ...]:
-    """The file-backed pages that this process has mapped; none where the kernel doesn't tell."""
+    """The pages of libraries that this process has mapped; none where the kernel doesn't tell."""
     if sys.platform != "linux":
         return ()
     try:
         with Path("/proc/self/pagemap").open("rb", buffering=0) as pagemap:
-            return tuple(pages for start, end in _file_mappings() for pages in _present(pagemap.fileno(), start, end))
+            number = pagemap.fileno()
+            return tuple(pages for start, end in _library_mappings() for pages in _present(number, start, end))
     except OSError:
         return ()
 
 
-def _file_mappings() -> Iterator[tuple[int, int]]:
-    """The addresses of readable mappings of files, from lines like `7f00-7f10 r-xp 0000 fe:00 12 /lib/x.so`."""
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        fields = line.split(maxsplit=5)
-        if len(fields) == 6 and fields[5].startswith("/") and fields[1].startswith("r"):
-            start, _, end = fields[0].partition("-")
+def _library_mappings() -> Iterator[tuple[int, int]]:
+    """The addresses of readable mappings of libraries, from lines like `7f00-7f10 r-xp 0000 fe:00 12 /lib/x.so`.
+
+    Data that is mapped is no library: a process maps it by using it, and to look through it all would take long.
+    """
+    lines = (line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines())
+    mappings = [fields for fields in lines if len(fields) == 6 and fields[5].startswith("/")]
+    libraries = {path for _, mode, *_, path in mappings if "x" in mode}
+    for addresses, mode, *_, path in mappings:
+        if path in libraries and mode.startswith("r"):
+            start, _, end = addresses.partition("-")
             yield int(start, 16), int(end, 16)
 
 

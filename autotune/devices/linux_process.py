@@ -21,7 +21,7 @@ IS_LINUX = sys.platform == "linux"
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _PR_SET_CHILD_SUBREAPER = 36
-_SIGKILL = 9  # signal(7); Windows' signal module has no name for it
+SIGKILL = 9  # signal(7); Windows' signal module has no name for it
 _RESET_PEAK = "5"  # proc_pid_clear_refs(5): resets VmHWM to the present resident size
 _FIRST_TO_DIE = "1000"  # proc_pid_oom_score_adj(5): the highest; may be raised without privileges
 
@@ -44,7 +44,7 @@ class Resident:
 
 def die_with_parent() -> bool:
     """Have the kernel kill this process when the thread that started it ends. See prctl(2)."""
-    return _prctl(_PR_SET_PDEATHSIG, _SIGKILL)
+    return _prctl(_PR_SET_PDEATHSIG, SIGKILL)
 
 
 def adopt_orphans() -> bool:
@@ -65,8 +65,8 @@ def volunteer_for_oom_kill() -> bool:
 
 
 def reset_peak() -> bool:
-    """Let `peak_resident_bytes` start again from what is resident now."""
-    return _write(_SELF / "clear_refs", _RESET_PEAK)
+    """Let `peak_resident_bytes`, where there is one, start again from what is resident now."""
+    return peak_resident_bytes() is not None and _write(_SELF / "clear_refs", _RESET_PEAK)
 
 
 def _write(path: Path, text: str) -> bool:
@@ -80,7 +80,7 @@ def _write(path: Path, text: str) -> bool:
 
 
 def resident() -> Resident:
-    """What this process holds. Elsewhere than on Linux all of it reads as anonymous."""
+    """What this process holds. Where the kernel does not tell them apart, all of it reads as anonymous."""
     found = _status_bytes("RssAnon", "RssFile", "RssShmem")
     if found is None:
         return Resident(anonymous_bytes=psutil.Process().memory_info().rss, file_bytes=0, shared_bytes=0)
@@ -88,7 +88,7 @@ def resident() -> Resident:
 
 
 def peak_resident_bytes() -> int | None:
-    """The most that was ever resident since `reset_peak`, or since this program began; None if not Linux.
+    """The most that was ever resident since `reset_peak`, or since this program began; None where nothing tells.
 
     `getrusage` is no substitute: its `ru_maxrss` survives exec and so may show the peak of the parent.
     """
@@ -97,25 +97,25 @@ def peak_resident_bytes() -> int | None:
 
 
 def data_bytes() -> int | None:
-    """Private writable address space in bytes, touched or not: what `limit_data` limits. None if not Linux."""
+    """Private writable address space in bytes, touched or not: what `limit_data` limits. None where nothing tells."""
     found = _status_bytes("VmData")
     return None if found is None else found[0]
 
 
 def _status_bytes(*names: str) -> list[int] | None:
-    """Fields of /proc/self/status, which are in KiB; None where there is no such file."""
+    """Fields of /proc/self/status, which are in KiB; None where not all are there: gVisor has but a few."""
     if not IS_LINUX:
         return None
     fields = _kibibyte_fields((_SELF / "status").read_text())
-    return [fields[name] for name in names]
+    return [fields[name] for name in names] if fields.keys() >= set(names) else None
 
 
 def _kibibyte_fields(text: str) -> dict[str, int]:
     return {name: int(value) * 1024 for name, value in re.findall(r"^(\w+):\s+(\d+) kB$", text, re.MULTILINE)}
 
 
-def limit_data(limit_bytes: int | None) -> bool:
-    """Refuse this process private writable address space past a limit; None lifts it to the hard limit.
+def limit_data(limit_bytes: int) -> bool:
+    """Refuse this process private writable address space past a limit.
 
     It bounds brk and private mappings, not shared memory nor copy-on-write pages. See getrlimit(2), RLIMIT_DATA
     (mappings count since Linux 4.7).
@@ -125,9 +125,7 @@ def limit_data(limit_bytes: int | None) -> bool:
     import resource  # there is none on Windows
 
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    soft = hard if limit_bytes is None else limit_bytes
-    if hard != resource.RLIM_INFINITY:
-        soft = min(soft, hard)
+    soft = limit_bytes if hard == resource.RLIM_INFINITY else min(limit_bytes, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
     return True
 

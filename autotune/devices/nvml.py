@@ -58,17 +58,10 @@ class Nvml:
         self._library = library
         self._handle = handle
 
-    def total_bytes(self) -> int | None:
-        """The memory of the device."""
-        return self._memory("total")
-
-    def free_bytes(self) -> int | None:
-        """What no process holds."""
-        return self._memory("free")
-
     def used_bytes(self) -> int | None:
         """What all processes hold, and the driver."""
-        return self._memory("used")
+        memory = self._read("nvmlDeviceGetMemoryInfo")
+        return None if memory is None else int(memory.used)
 
     def process_bytes(self, pid: int) -> int | None:
         """What one process holds; None where NVML does not list it, as in a container, or does not say."""
@@ -118,10 +111,6 @@ class Nvml:
         except self._library.NVMLError:
             return None
         return version.decode() if isinstance(version, bytes) else str(version)
-
-    def _memory(self, field: str) -> int | None:
-        memory = self._read("nvmlDeviceGetMemoryInfo")
-        return None if memory is None else int(getattr(memory, field))
 
     def _processes(self) -> list[Any] | None:
         found = self._read("nvmlDeviceGetComputeRunningProcesses")

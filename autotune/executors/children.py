@@ -1,8 +1,8 @@
 """Trials in child processes, watched from here: whatever a trial does, this process survives it.
 
 Needs the worker's process and the host's readings, no torch. A worker holds the workload. On Linux's CPU it
-forks a child per trial; elsewhere it runs the trials itself and is replaced after any failure (CUDA, MPS) or
-after each trial (CPU on macOS and Windows, or where forking was found to deadlock).
+forks a child per trial; elsewhere it runs the trials itself and is replaced after any failure, and for a trial that
+wants a new process (CUDA, MPS), or after each trial (CPU on macOS and Windows, or where forking was found to deadlock).
 
 Three guards stand together, since each has holes: a data limit in the child (misses shared memory), the
 watchdog, which ends what passes the budget or leaves the machine short (sees it 20 ms late), and the
@@ -59,7 +59,7 @@ class ChildExecutor:
         self._worker: WorkerProcess | None = None
         self._spares = Spares(self._started, lambda worker: self._begin(worker, forks=False))
         self._built: Built | None = None
-        self._budget_bytes = 0
+        self._budget_bytes = self._workload_bytes = 0
         self._dry = False
         self._forks = may_fork and _forks_safely(spec.device)
 
@@ -88,7 +88,10 @@ class ChildExecutor:
             self._forks = False
             self._worker, self._built = self._start(forks=False)
         self._forks = self._built.forks
-        if self._built.device != "cpu":
+        self._workload_bytes = host.private_bytes(self._worker.pid)
+        if self._on_cpu and not self._forks:
+            self._close_worker()  # each request has a process of its own, and lacks what this one holds
+        if not self._on_cpu:
             self._spares.close()  # none is used there
             free_bytes = self._built.free_bytes
             self._budget_bytes = self._spec.budget.resolve(free_bytes)
@@ -110,9 +113,9 @@ class ChildExecutor:
         self._spares.start(min(fresh_processes - len(self._spares), self._room_for_spares(needed_bytes)))
 
     def _room_for_spares(self, needed_bytes: int) -> int:
-        if self._worker is None or not self._on_cpu:
+        if not self._on_cpu:
             return 0
-        return max(0, int(self._room_bytes(needed_bytes) / max(host.private_bytes(self._worker.pid), 1)))
+        return max(0, int(self._room_bytes(needed_bytes) / max(self._workload_bytes, 1)))
 
     def _room_bytes(self, needed_bytes: int) -> float:
         """What the machine has left beside a trial that needs so much."""
@@ -122,13 +125,16 @@ class ChildExecutor:
         """Run a request in a child. See `Executor.run`."""
         if not isinstance(request, ForecastRequest):  # what that takes is not timed
             self._spares.settle(self._watch(None))
-        wants_fresh = isinstance(request, TrainRequest) or (
-            isinstance(request, TrialRequest | ContestRequest) and request.fresh_process
-        )
         if isinstance(request, ForecastRequest) and not self._forks:  # it uses up the workload that it is made on
             return self._run_once(request, dry=True)
-        if wants_fresh or (self._on_cpu and not self._forks):
+        if self._on_cpu and (_wants_fresh(request) or not self._forks):
             return self._run_once(request)
+        if _wants_fresh(request):
+            self._close_worker()  # what it holds of a GPU a new process would lack
+        return self._run_in_worker(request)
+
+    def _run_in_worker(self, request: Request) -> Attempt:
+        """Run a request in the worker that is kept, or by a child of its; start one where there is none."""
         try:
             worker = self._worker or self._start(self._forks)[0]
         except AutotuneError as error:
@@ -203,6 +209,13 @@ class ChildExecutor:
             reserve_bytes=_reserve_bytes(),
             seconds=OPEN_SECONDS if request is None else request.timeout_seconds,
         )
+
+
+def _wants_fresh(request: Request) -> bool:
+    """True where a request asks for a new interpreter."""
+    if isinstance(request, TrialRequest | ContestRequest):
+        return request.fresh_process
+    return isinstance(request, TrainRequest)
 
 
 def _reserve_bytes() -> int:

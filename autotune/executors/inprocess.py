@@ -7,18 +7,13 @@ is put back afterwards, bit for bit. There is no protection from a crash: the re
 
 from __future__ import annotations
 
-import gc
-
 import torch
-from torch import nn
-from torch.optim import Optimizer
 
 from autotune.attempt import perform
-from autotune.bench import Bench, build_bench, with_smallest, workload_facts
-from autotune.devices import open_device
+from autotune.bench import Bench, build_bench, built_of, with_smallest, workload_facts
+from autotune.devices import is_dead, open_device
 from autotune.executors import Attempt, ForecastRequest, Opened, Request, TrialRequest
 from autotune.executors.environment import environment_of
-from autotune.executors.messages import Built
 from autotune.executors.snapshot import Snapshot, take_snapshot
 from autotune.spec import ProbeSpec
 from autotune.trial import Evidence, Outcome
@@ -33,9 +28,8 @@ class InProcessExecutor:
         self._spec = spec
         self._parts = parts
         self._device = open_device(spec.device)
-        model = parts.model if isinstance(parts.model, nn.Module) else None
-        optimizer = parts.optimizer if isinstance(parts.optimizer, Optimizer) else None
-        self._snapshot: Snapshot | None = take_snapshot(model, optimizer)
+        steps = (parts.training_step, parts.inference_step)
+        self._snapshot: Snapshot | None = take_snapshot(parts.model, parts.optimizer, parts.loss, *steps)
         self._facts = self._device.facts()
         self._bench: Bench | None = None
 
@@ -50,7 +44,11 @@ class InProcessExecutor:
         """There is only the caller's process."""
 
     def run(self, request: Request) -> Attempt:
-        """Run a request here. See `Executor.run`."""
+        """Run a request here. See `Executor.run`.
+
+        Raises:
+            KeyboardInterrupt: this is the user's own process, and Ctrl-C meant for it.
+        """
         assert self._bench is not None  # open() comes first
         if isinstance(request, ForecastRequest):  # it takes a model apart, and this one is the caller's
             why = "the model lives on the device in the caller's own process"
@@ -58,39 +56,29 @@ class InProcessExecutor:
         enforced = isinstance(request, TrialRequest) and request.enforce
         self._device.limit(self._budget_bytes if enforced else self._facts.total_bytes)
         attempt = perform(self._bench, request)
-        if attempt.outcome is not Outcome.FITS:
-            gc.collect()
         self._device.release()
         return attempt
 
     def close(self) -> None:
-        """Put the caller's objects back as they were. May be called twice."""
+        """Put the caller's objects back as they were. May be called twice.
+
+        What lies on a device that no longer answers is lost; to say so here would hide the error that made it so.
+        """
         if self._snapshot is not None:
-            self._device.limit(self._facts.total_bytes)
-            self._snapshot.restore()
+            if not is_dead(self._device):
+                self._device.limit(self._facts.total_bytes)
+                self._snapshot.restore()
             self._snapshot = self._bench = None
             self._device.release()
 
     def _opened(self, free_bytes: int) -> Opened:
         assert self._bench is not None
-        facts = self._facts
-        built = Built(
-            workload=workload_facts(self._bench),
-            device=self._device.torch_device,
-            device_name=facts.name,
-            free_bytes=free_bytes,
-            total_bytes=facts.total_bytes,
-            threads=torch.get_num_threads(),
-            forks=False,
-            torch_version=str(torch.__version__),
-            driver_version=facts.driver_version,
-            runtime_version=facts.runtime_version,
-        )
+        built = built_of(self._bench, self._facts, workload_facts(self._bench), threads=torch.get_num_threads())
         return Opened(
             workload=built.workload,
             environment=environment_of(built),
             budget_bytes=self._budget_bytes,
             free_bytes=free_bytes,
             isolated=False,
-            warnings=facts.warnings,
+            warnings=built.warnings,
         )

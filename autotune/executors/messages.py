@@ -18,9 +18,8 @@ class Job(Record, frozen=True, tag="job"):
     """The first message to a worker: what to build, and how to run trials.
 
     `forks` asks for a forked child per trial; otherwise trials run in the worker itself, one after the other.
-    `smallest_batch_size` is known from an earlier worker, or None: find out. `budget_bytes` is None where it
-    depends on what the device has free, which only the worker can tell. `dry` builds without running a step, for
-    forecasts alone.
+    `smallest_batch_size` is known from an earlier worker, or None: find out. `dry` builds without running a step,
+    for forecasts alone.
     """
 
     spec: ProbeSpec

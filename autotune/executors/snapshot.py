@@ -1,4 +1,4 @@
-"""A live model and its optimizer, as they were, so that they can be put back bit for bit.
+"""Live objects as they were, a model and its optimizer among them, so that they can be put back bit for bit.
 
 Needs torch. The same tensor objects are kept and refilled: whoever holds a reference to a parameter, a
 buffer, a gradient or an optimizer's state goes on holding the right one. Copies lie in host memory, so that
@@ -10,13 +10,15 @@ from __future__ import annotations
 import copy
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
+
+from autotune.executors.reach import stateful
 
 Restore = Callable[[], None]
 
@@ -34,15 +36,37 @@ class Snapshot:
                 restore()
 
 
-def take_snapshot(model: nn.Module | None, optimizer: Optimizer | None) -> Snapshot:
-    """Note parameters, buffers, gradients, modes, the optimizer's state, and all random states."""
-    restores: list[Restore] = []
-    if model is not None:
-        restores += [_of_module(module) for module in model.modules()]
-    if optimizer is not None:
-        restores.append(_of_optimizer(optimizer))
-    restores.append(_of_random_states())
-    return Snapshot(tuple(restores))
+def take_snapshot(*parts: Any) -> Snapshot:
+    """Note how everything is that these objects hold or name: modules, optimizers, schedulers, scalers.
+
+    Of modules that is parameters, buffers, gradients and modes; all random states besides.
+    """
+    found = stateful(*parts)
+    modules = {id(module): module for part in found if isinstance(part, nn.Module) for module in part.modules()}
+    optimizers = [part for part in found if isinstance(part, Optimizer)]
+    others = [part for part in found if not isinstance(part, (nn.Module, Optimizer))]
+    return Snapshot(
+        (
+            *map(_of_module, modules.values()),
+            *map(_of_parameter, _of_no_module(optimizers, modules.values())),
+            *map(_of_optimizer, optimizers),
+            *map(_of_anything, others),
+            _of_random_states(),
+        )
+    )
+
+
+def _of_no_module(optimizers: Iterable[Optimizer], modules: Iterable[nn.Module]) -> list[nn.Parameter]:
+    """Parameters that are trained and belong to none of the modules."""
+    held = {id(parameter) for module in modules for parameter in module.parameters(recurse=False)}
+    trained = (p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"])
+    return [parameter for parameter in trained if id(parameter) not in held]
+
+
+def _of_anything(part: Any) -> Restore:
+    """Of a scheduler, a scaler, or whatever else saves and loads its state."""
+    kept = copy.deepcopy(part.state_dict())
+    return lambda: part.load_state_dict(copy.deepcopy(kept))
 
 
 def _of_tensor(tensor: torch.Tensor) -> Restore:
@@ -56,18 +80,27 @@ def _of_tensor(tensor: torch.Tensor) -> Restore:
 
 def _of_module(module: nn.Module) -> Restore:
     training = module.training
-    parameters = [(p, p.requires_grad, _of_tensor(p), _of_grad(p)) for p in module.parameters(recurse=False)]
+    parameters = [_of_parameter(parameter) for parameter in module.parameters(recurse=False)]
     buffers = {name: (b, _of_tensor(b)) for name, b in module.named_buffers(recurse=False)}
 
     def restore() -> None:
         module.training = training
-        for parameter, requires_grad, refill, refill_grad in parameters:
-            refill()
-            refill_grad()
-            parameter.requires_grad_(requires_grad)
+        for put_back in parameters:
+            put_back()
         for name, (buffer, refill) in buffers.items():
             module._buffers[name] = buffer
             refill()
+
+    return restore
+
+
+def _of_parameter(parameter: nn.Parameter) -> Restore:
+    requires_grad, refill, refill_grad = parameter.requires_grad, _of_tensor(parameter), _of_grad(parameter)
+
+    def restore() -> None:
+        refill()
+        refill_grad()
+        parameter.requires_grad_(requires_grad)
 
     return restore
 
@@ -122,6 +155,7 @@ def _of_state(values: Any) -> Callable[[], Any]:
 def _of_random_states() -> Restore:
     python, host = random.getstate(), torch.get_rng_state()
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
+    metal = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
     numpy = sys.modules.get("numpy")
     numpy_state = numpy.random.get_state() if numpy else None
 
@@ -130,6 +164,8 @@ def _of_random_states() -> Restore:
         torch.set_rng_state(host)
         if devices is not None:
             torch.cuda.set_rng_state_all(devices)
+        if metal is not None:
+            torch.mps.set_rng_state(metal)
         if numpy is not None:
             numpy.random.set_state(numpy_state)
 

@@ -7,7 +7,6 @@ a limit inside the process and the kernel's own killer, and replaces neither.
 from __future__ import annotations
 
 import os
-import signal
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -82,19 +81,24 @@ class Watchdog:
         self.peak_tree_bytes = max(self.peak_tree_bytes, tree)
         return tree
 
-    def cpu_seconds(self) -> float:
-        """Processor time that the process has used; 0 where it is gone."""
+    def cpu_seconds(self) -> float | None:
+        """Processor time that the process has used; None where it is gone."""
         with suppress(psutil.NoSuchProcess):
             times = psutil.Process(self.pid).cpu_times()
             return float(times.user + times.system)
-        return 0.0
+        return None
 
     def kill(self) -> None:
         """End the process, its group, and those of its descendants that left the group."""
         victims = [self.pid, *linux.descendants(self.pid)]
-        if hasattr(os, "killpg"):
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, signal.SIGKILL)
+        kill_group(self.pid)
         for pid in victims:
             with suppress(psutil.NoSuchProcess):
                 psutil.Process(pid).kill()
+
+
+def kill_group(pid: int) -> None:
+    """End the processes of a group, if there are any. Windows has no groups."""
+    if hasattr(os, "killpg"):
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, linux.SIGKILL)

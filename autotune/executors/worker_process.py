@@ -7,27 +7,25 @@ Needs the messages and the watchdog, no torch. Promises that a request always co
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 
 import autotune
 from autotune.devices import cgroups
+from autotune.devices import linux_process as linux
 from autotune.devices.signs import judge_exit
 from autotune.errors import AutotuneError, DeviceError, NothingFitsError, UsageError, WorkloadError
 from autotune.executors import Attempt, Request
 from autotune.executors.channel import ClosedError, offer
 from autotune.executors.messages import Begun, Built, Ended, Job, Refused, Run, describe_exit, from_worker
-from autotune.executors.watchdog import Watch, Watchdog
+from autotune.executors.watchdog import Watch, Watchdog, kill_group
 from autotune.trial import Evidence, Outcome
 from autotune.workloads import scratch
 
@@ -72,7 +70,8 @@ class WorkerProcess:
         With `hide_gpus` torch sees none, and so starts no threads for them.
         """
         self._scratch = scratch.temporary_folder()
-        self._log: BinaryIO = tempfile.TemporaryFile(dir=self._scratch.name)  # noqa: SIM115 - it is closed in close()
+        log = Path(self._scratch.name) / "log"
+        self._log, self._printed = log.open("wb"), log.open("rb")
         self._verbose, self._shown, self._log_start = verbose, 0, 0
         self._forks = False
         offered = offer()
@@ -110,19 +109,25 @@ class WorkerProcess:
             AutotuneError: as `Executor.open` says.
             StalledError: it hangs in a way that a worker without forks would not.
         """
+        kills, exit_code = _kernel_kills(), 0
         watchdogs = [Watchdog(self._process.pid, watch)]
         try:
             while not isinstance(message := self._next(), Built):
-                if isinstance(message, Refused):
-                    raise _raised(message)
-                if isinstance(message, Begun):
-                    watchdogs.append(Watchdog(message.pid, watch))
+                match message:
+                    case Refused():
+                        raise _no_room() if _kernel_ended(exit_code, kills) else _raised(message)
+                    case Begun():
+                        watchdogs.append(Watchdog(message.pid, watch))
+                    case Ended():  # its number may be another's by now
+                        exit_code = message.exit_code
+                        del watchdogs[1:]
                 for watchdog in watchdogs:
                     _check_opening(watchdog)
                 if len(watchdogs) > 1:
                     self._check_headway(watchdogs[-1])
         except ClosedError as error:
-            raise self._died_while_building() from error
+            raise self._died_while_building(kills) from error
+        self._forks = message.forks  # it may, and does not where "auto" is found to be a GPU
         return message
 
     def run(self, request: Request, watch: Watch) -> Attempt:
@@ -171,21 +176,30 @@ class WorkerProcess:
 
     def close(self) -> None:
         """End the process and its children. May be called twice."""
+        if self._log.closed:  # its number, and its group's, may be another's by now
+            return
         if self.is_alive:
             Watchdog(self._process.pid, Watch(0, None, 0, 0)).kill()
+        kill_group(self._process.pid)  # what it started may outlive it
         self._process.wait()
         self._channel.close()
         self._show_log()
         self._log.close()
+        self._printed.close()
         self._scratch.cleanup()
 
     def _next(self) -> object:
+        """The next message, or None. A worker that is dead and has none is gone, whoever else holds its channel."""
         packed = self._channel.receive(WATCH_SECONDS)
         self._show_log()
+        if packed is None and not self.is_alive and (packed := self._channel.receive(0.0)) is None:
+            raise ClosedError
         return None if packed is None else from_worker.decode(packed)
 
-    def _died_while_building(self) -> AutotuneError:
+    def _died_while_building(self, kills_before: int) -> AutotuneError:
         code = self._process.wait(GRACE_SECONDS)
+        if _kernel_ended(code, kills_before):
+            return _no_room()
         return WorkloadError(
             f"The process that builds the model {describe_exit(code)}.",
             remedy="What it printed last stands above; run the file by hand to see more.",
@@ -200,14 +214,18 @@ class WorkerProcess:
     def _tail(self) -> str:
         """The last that was printed since the request began."""
         start = max(self._log_start, self._log_size() - TAIL_BYTES)
-        return os.pread(self._log.fileno(), TAIL_BYTES, start).decode(errors="replace").strip()
+        return self._read(start, TAIL_BYTES).strip()
 
     def _show_log(self) -> None:
-        if not self._verbose or self._log.closed or (size := self._log_size()) == self._shown:
+        if not self._verbose or (size := self._log_size()) == self._shown:
             return
-        sys.stderr.write(os.pread(self._log.fileno(), size - self._shown, self._shown).decode(errors="replace"))
+        sys.stderr.write(self._read(self._shown, size - self._shown))
         sys.stderr.flush()
         self._shown = size
+
+    def _read(self, start: int, most_bytes: int) -> str:
+        self._printed.seek(start)
+        return self._printed.read(most_bytes).decode(errors="replace")
 
 
 def _environment_for(*, hide_gpus: bool) -> dict[str, str]:
@@ -229,16 +247,25 @@ def _check_opening(watchdog: Watchdog) -> None:
             f"Building the model and its first step took too long: {evidence.text}.",
             remedy="Run the file by hand to see where it hangs.",
         )
-    raise NothingFitsError(
-        f"Not even the smallest batch size fits: {evidence.text}.",
-        remedy="Raise --memory-budget, or make the model smaller.",
-    )
+    raise _nothing_fits(f"Not even the smallest batch size fits: {evidence.text}.")
+
+
+def _no_room() -> NothingFitsError:
+    why = "the kernel, short of memory, ended the process that builds the model"
+    return _nothing_fits(f"Not even the smallest batch size fits: {why}.")
+
+
+def _nothing_fits(message: str) -> NothingFitsError:
+    return NothingFitsError(message, remedy="Raise --memory-budget, or make the model smaller.")
 
 
 def _has_stalled(child: Watchdog) -> bool:
-    """True where a child has lived long and hardly run."""
+    """True where a child has lived long and hardly run. One that is gone has not stalled, told of or not."""
     age = child.age_seconds()
-    return age > STALL_SECONDS and child.cpu_seconds() < age / 10
+    if age <= STALL_SECONDS:
+        return False
+    used = child.cpu_seconds()
+    return used is not None and used < age / 10
 
 
 def _raised(refused: Refused) -> AutotuneError:
@@ -249,15 +276,17 @@ def _raised(refused: Refused) -> AutotuneError:
         case "device":
             return DeviceError(refused.message, remedy=refused.remedy)
         case "memory":
-            return NothingFitsError(refused.message, remedy="Raise --memory-budget, or make the model smaller.")
+            return _nothing_fits(refused.message)
     return WorkloadError(refused.message, remedy=refused.remedy, user_traceback=refused.user_traceback)
 
 
 def _with_tree_peak(attempt: Attempt, watchdog: Watchdog) -> Attempt:
     """Count what a trial's own children held, where it had some: its own peak does not contain them."""
     measurement = attempt.measurement
+    if measurement is None or measurement.memory.allocated_bytes is not None:  # memory of a device, not the host's
+        return attempt
     tree = watchdog.peak_tree_bytes + watchdog.missing_bytes
-    if measurement is None or not watchdog.peak_tree_bytes or tree <= measurement.memory.peak_bytes:
+    if not watchdog.peak_tree_bytes or tree <= measurement.memory.peak_bytes:
         return attempt
     memory = msgspec.structs.replace(
         measurement.memory, peak_bytes=tree, method=measurement.memory.method + ", with its children's"
@@ -270,9 +299,14 @@ def _kernel_kills() -> int:
     return (cgroups.oom_kills() or 0) + (cgroups.machine_oom_kills() or 0)
 
 
+def _kernel_ended(exit_code: int, kills_before: int) -> bool:
+    """True where it was the kernel, short of memory, that ended a process with this exit code."""
+    return exit_code == -linux.SIGKILL and _kernel_kills() > kills_before
+
+
 def _unexplained(exit_code: int, kills_before: int, tail: str) -> Attempt:
     """A child that ended without a word: name it by what the kernel and its last output say."""
-    if exit_code == -signal.SIGKILL and _kernel_kills() > kills_before:
+    if _kernel_ended(exit_code, kills_before):
         text = "the kernel, short of memory, ended the trial"
         return Attempt(outcome=Outcome.OUT_OF_MEMORY, evidence=Evidence(source="kernel", text=text))
     outcome = judge_exit(tail) or Outcome.CRASHED

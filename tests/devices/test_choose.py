@@ -65,6 +65,27 @@ def test_mps_says_what_is_missing_and_what_there_is(monkeypatch: pytest.MonkeyPa
         open_device("mps")
 
 
+def test_the_name_that_tensors_give_apples_gpu_is_one_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert open_device("mps:0").torch_device == open_device("mps").torch_device == "mps"
+
+
+@pytest.mark.parametrize(("is_initialized", "index"), [(False, 0), (True, 1)])
+def test_cuda_without_an_index_is_the_current_device_and_asking_for_it_starts_nothing(
+    monkeypatch: pytest.MonkeyPatch, is_initialized: bool, index: int
+) -> None:
+    def current_device() -> int:
+        assert is_initialized, "it was asked, and so has begun"
+        return 1
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: is_initialized)
+    monkeypatch.setattr(torch.cuda, "current_device", current_device)
+    monkeypatch.setattr("autotune.devices.cuda.CudaDevice", lambda index: index)
+    assert open_device("cuda") == index
+
+
 @pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cuda:-1", "cpu:0", "", "tpu", "cuda:²"])
 def test_a_name_that_is_no_device_is_refused_with_what_there_is(name: str) -> None:
     with pytest.raises(DeviceError, match=r"is not a device; there is .*cpu"):

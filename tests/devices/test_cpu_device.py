@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -131,6 +132,24 @@ else:
     mine, bare, fetched = map(int, run(code).split())
     assert bare < 0.5 * mine
     assert abs(fetched - mine) < 0.05 * mine
+
+
+@pytest.mark.skipif(not linux.IS_LINUX, reason="forks")
+def test_data_that_is_mapped_is_not_among_the_pages_of_libraries(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    path.write_bytes(bytes(4 * MIB))
+    code = f"""
+import mmap
+from autotune.devices.library_pages import touched_file_pages
+with open({str(path)!r}, "rb") as file:
+    data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+sum(data[::4096])
+place = next(line.split()[0] for line in open("/proc/self/maps") if {str(path)!r} in line)
+start, end = (int(address, 16) for address in place.split("-"))
+pages = touched_file_pages()
+print(len(pages) > 10, any(start <= at < end for at, _ in pages))
+"""
+    assert run(code).split() == ["True", "False"]
 
 
 def test_no_pages_are_no_pages() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -12,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.devices import open_device
-from autotune.devices.cuda import CudaDevice, allocator_fraction, nvml_names, outside_bytes
+from autotune.devices.cuda import CudaDevice, allocator_fraction, fraction_set, nvml_names, outside_bytes
 from autotune.devices.signs import judge
 from autotune.trial import Outcome
 
@@ -101,9 +103,11 @@ class Gpu:
         return "570.86.15"
 
 
-def opened_on(gpu: Gpu, monkeypatch: pytest.MonkeyPatch, nvml: object) -> CudaDevice:
+def opened_on(gpu: Gpu, monkeypatch: pytest.MonkeyPatch, nvml: object, own_fraction: float | None = None) -> CudaDevice:
+    """The device; `own_fraction` is what a process that uses the GPU already has left to its allocator."""
     functions = {
-        "is_initialized": lambda: False,
+        "is_initialized": lambda: own_fraction is not None,
+        "get_per_process_memory_fraction": lambda index: own_fraction,
         "get_device_properties": lambda index: SimpleNamespace(name="NVIDIA A10", uuid="1a2b"),
         "mem_get_info": gpu.mem_get_info,
         "memory_reserved": lambda index: gpu.reserved_bytes,
@@ -116,7 +120,7 @@ def opened_on(gpu: Gpu, monkeypatch: pytest.MonkeyPatch, nvml: object) -> CudaDe
         "empty_cache": lambda: None,
     }
     for name, function in functions.items():
-        monkeypatch.setattr(torch.cuda, name, function)
+        monkeypatch.setattr(torch.cuda, name, function, raising=False)
     monkeypatch.setattr("autotune.devices.cuda.open_nvml", lambda names: nvml)
     return CudaDevice(0)
 
@@ -162,6 +166,42 @@ def test_without_nvml_the_context_counts_on_neither_side_and_the_record_says_so(
     assert device.conditions(1, 1).power_watts is None
 
 
+def test_a_limit_of_the_callers_own_bounds_what_is_free_and_the_budget_and_is_put_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpu = Gpu(lists_us=True)
+    device = opened_on(gpu, monkeypatch, gpu, own_fraction=0.5)
+    assert device.facts().free_bytes == 5 * GIB + GIB // 2
+    gpu.reserve(2 * GIB)
+    assert device.facts().free_bytes + device.held_bytes() == 5 * GIB + GIB // 2  # each byte once
+    for budget_bytes, fraction in ((2 * GIB, 0.15), (8 * GIB, 0.5), (10 * GIB, 0.5)):
+        device.limit(budget_bytes)
+        assert gpu.fraction == pytest.approx(fraction)
+
+
+def test_a_budget_of_the_whole_device_lifts_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = Gpu(lists_us=True)
+    device = opened_on(gpu, monkeypatch, gpu)
+    device.limit(4 * GIB)
+    device.limit(device.facts().total_bytes)
+    assert gpu.fraction == 1.0
+
+
+def test_an_older_torch_tells_of_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cuda, "get_per_process_memory_fraction", raising=False)
+    assert fraction_set(0) == 1.0
+
+
+def test_releasing_a_device_that_died_does_not_hide_what_it_died_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    def empty_cache() -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    gpu = Gpu(lists_us=True)
+    device = opened_on(gpu, monkeypatch, gpu)
+    monkeypatch.setattr(torch.cuda, "empty_cache", empty_cache)
+    device.release()
+
+
 def test_energy_is_a_difference_over_the_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = Gpu(lists_us=True)
     device = opened_on(gpu, monkeypatch, gpu)
@@ -186,6 +226,34 @@ def device() -> Iterator[CudaDevice]:
     yield device
     device.limit(device.facts().total_bytes)
     device.release()
+
+
+@needs_gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "auto"])
+def test_a_real_gpu_is_looked_at_before_its_context_is_made(name: str) -> None:
+    code = (
+        f"from autotune.devices import open_device; device = open_device({name!r}); "
+        "print(device._nvml is None or device._used_before_bytes is not None)"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "True"
+
+
+@needs_gpu
+@pytest.mark.gpu
+def test_a_limit_of_the_callers_own_on_a_real_gpu_is_put_back() -> None:
+    torch.ones(1, device="cuda")
+    torch.cuda.set_per_process_memory_fraction(0.5, 0)
+    try:
+        device = open_device("cuda:0")
+        total_bytes = device.facts().total_bytes
+        assert device.facts().free_bytes < 0.6 * total_bytes
+        device.limit(GIB)
+        device.limit(total_bytes)
+        assert fraction_set(0) == 0.5
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, 0)
 
 
 @needs_gpu

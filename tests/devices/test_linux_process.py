@@ -116,14 +116,14 @@ print(*grown(start, one), *grown(one, two), *grown(two, three))
         assert abs(found - expected) <= 3
 
 
-def test_a_limit_on_data_refuses_and_is_lifted_again() -> None:
+def test_a_limit_on_data_refuses_and_is_raised_again() -> None:
     code = f"""
 assert linux.limit_data(linux.data_bytes() + {16 * MIB})
 try:
     bytearray({256 * MIB}); print('taken')
 except MemoryError:
     print('refused')
-assert linux.limit_data(None)
+assert linux.limit_data(linux.data_bytes() + {512 * MIB})
 print(len(bytearray({256 * MIB})))
 """
     assert run(code).split() == ["refused", str(256 * MIB)]
@@ -201,3 +201,16 @@ def test_elsewhere_each_does_nothing_and_says_so(monkeypatch: pytest.MonkeyPatch
     assert linux.peak_resident_bytes() is None
     assert linux.data_bytes() is None
     assert linux.resident().anonymous_bytes == linux.resident().total_bytes > 0
+
+
+def test_where_the_kernel_tells_only_some_of_it_the_rest_is_as_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As gVisor's /proc does."""
+    (tmp_path / "status").write_text("Name:\tpython\nVmSize:\t 9000 kB\nVmRSS:\t 5000 kB\nVmData:\t 4000 kB\n")
+    (tmp_path / "clear_refs").touch()
+    monkeypatch.setattr(linux, "_SELF", tmp_path)
+    assert linux.data_bytes() == 4000 * 1024
+    assert linux.resident().anonymous_bytes == linux.resident().total_bytes > 0
+    assert linux.peak_resident_bytes() is None
+    assert not linux.reset_peak()

@@ -76,7 +76,7 @@ def opened(*names: str) -> Nvml:
 
 def test_readings_come_in_plain_units(library: ModuleType) -> None:
     nvml = opened(UUID)
-    assert (nvml.total_bytes(), nvml.free_bytes(), nvml.used_bytes()) == (80 * GIB, 60 * GIB, 20 * GIB)
+    assert nvml.used_bytes() == 20 * GIB
     assert nvml.clock_mhz() == 1755
     assert nvml.power_watts() == pytest.approx(312.5)
     assert nvml.energy_joules() == pytest.approx(9876.543)
@@ -132,8 +132,6 @@ def test_what_is_not_supported_is_none_and_never_raises(library: ModuleType) -> 
         if name.startswith(("nvmlDeviceGet", "nvmlSystemGet")):
             setattr(library, name, not_supported)
     readings = (
-        nvml.total_bytes,
-        nvml.free_bytes,
         nvml.used_bytes,
         nvml.other_processes,
         nvml.throttle_reasons,

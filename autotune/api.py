@@ -179,7 +179,8 @@ def find_batch_size(
         collate_fn: makes a batch of a list of samples, as for a DataLoader.
         training_step: a whole step of one's own, `training_step(batch)`.
         inference_step: a forward pass of one's own, `inference_step(batch)`.
-        device: "auto" (where the model lives, or else the best there is), "cpu", "cuda", "cuda:1", "mps".
+        device: "auto" (where the model lives or its Trainer trains, or else the best there is), "cpu", "cuda",
+            "cuda:1", "mps".
         mode: "train" or "inference".
         objective: "throughput", "memory", "latency" with `max_latency`, or "time-to-quality".
         max_latency: bound on the 95th percentile of the step time: seconds, or text like "50ms".
@@ -234,7 +235,7 @@ def find_batch_size(
     home = _device_of(model)
     spec = _spec(
         workload=LiveWorkload(name=parts.name),
-        device=_device(str(device), home),
+        device=_device(str(device), home, parts),
         mode=_choice(Mode, mode, "mode"),
         objective=_choice(Objective, objective, "objective"),
         latency_seconds=_seconds(max_latency),
@@ -415,7 +416,7 @@ def estimate_memory(
         rules=rules,
     )
     with in_a_file(parts) as reference:
-        home = _device_of(model)
+        home = "cpu" if rules is Rules.CPU else _device_of(model)
         spec = ProbeSpec(
             workload=reference, device=home, mode=question.mode, precision=question.precisions[0], seed=seed
         )
@@ -504,10 +505,13 @@ def _device_of(model: Any) -> str:
     return str(getattr(first, "device", "cpu"))
 
 
-def _device(asked: str, home: str) -> str:
-    """The device to probe on: where the model lives, unless that is a processor or another is asked for."""
-    is_home = asked in ("auto", home, home.partition(":")[0])
-    return home if is_home and home != "cpu" else asked
+def _device(asked: str, home: str, parts: LiveParts) -> str:
+    """The device to probe on: as asked, or else where the model lives, unless that is a processor, or is trained."""
+    from autotune.workloads.frameworks import training_device
+
+    if home != "cpu" and asked in ("auto", home, home.partition(":")[0]):
+        return home
+    return (training_device(parts) or "auto") if asked == "auto" else asked
 
 
 def _spec(**fields: Any) -> ProbeSpec:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.api import find_batch_size
 from autotune.errors import UsageError
+from autotune.evaluation_options import evaluation_options
 from autotune.result import Result
 
 if TYPE_CHECKING or find_spec("lightning") is not None:
@@ -28,7 +29,8 @@ class BatchSizeAutotuner(Callback):
     """Sets `batch_size` of the data module, or of the module, before its loaders are made.
 
     Where there is also a `val_batch_size` or `eval_batch_size`, it is found with the validation loop, which needs no
-    gradients. Trials run in child processes, on copies: module, data module and random states are left as they are.
+    gradients, by the same options: for speed in place of time to quality, and not written to a file. Trials run in
+    child processes, on copies: module, data module and random states are left as they are.
 
     Attributes:
         result: what was found for training; None before.
@@ -52,18 +54,19 @@ class BatchSizeAutotuner(Callback):
         """Find the batch size, once, before fitting.
 
         Raises:
-            UsageError: there is no attribute to set, or the loaders were made already.
+            UsageError: there is no attribute to set, or the Trainer trains in several processes.
             AutotuneError: as `find_batch_size` says.
         """
         if stage != "fit" or self.result is not None:
             return
+        _refuse_several_processes(trainer)
         holder = self._holder(trainer, pl_module)
         data = trainer.datamodule
         self.result = find_batch_size(pl_module, data, trainer=trainer, **self._options)
         _set(holder, self._name, self.result.batch_size)
         name = next((name for name in VALIDATION_NAMES if _has(holder, name)), None)
         if name is not None:
-            found = find_batch_size(pl_module, data, trainer=trainer, mode="inference", **self._options)
+            found = find_batch_size(pl_module, data, trainer=trainer, **evaluation_options(self._options))
             self.validation_result = found
             _set(holder, name, found.batch_size)
 
@@ -75,6 +78,16 @@ class BatchSizeAutotuner(Callback):
                 remedy=f"Add self.{self._name} = 32, and use it in train_dataloader().",
             )
         return holder
+
+
+def _refuse_several_processes(trainer: Any) -> None:
+    """Each would look for a size of its own; and none of their trials would hold what exchanging gradients takes."""
+    if trainer.world_size > 1:
+        raise UsageError(
+            f"The Trainer trains in {trainer.world_size} processes, and a trial is one process alone.",
+            remedy="Look beforehand, with less memory than there is, and set what is found:\n"
+            "find_batch_size(module, datamodule, trainer=Trainer(devices=1), memory_budget='80%')",
+        )
 
 
 def _has(part: Any, name: str) -> bool:

@@ -20,6 +20,7 @@ from transformers import Trainer, TrainingArguments
 from autotune.api import find_batch_size, in_a_file
 from autotune.devices import host
 from autotune.errors import NothingFitsError, UsageError
+from autotune.evaluation_options import evaluation_options
 from autotune.executors import TrialRequest
 from autotune.executors.children import ChildExecutor
 from autotune.result import Result
@@ -31,13 +32,14 @@ def tuned_arguments(trainer: Trainer, *, effective_batch_size: int | None = None
     """The Trainer's arguments with the batch sizes found, and the effective batch size as it was.
 
     Sets `per_device_train_batch_size` and `gradient_accumulation_steps`, whose product stays the same, and
-    `per_device_eval_batch_size`. The split was run as it stands, with its gradients accumulated, and stayed within the
-    budget. Neither the Trainer nor its arguments change.
+    `per_device_eval_batch_size`, which is found by the same options: for speed in place of time to quality, and not
+    written to a file. The split was run as it stands, with its gradients accumulated, and stayed within the budget.
+    Neither the Trainer nor its arguments change.
 
     Args:
         trainer: as it would train.
         effective_batch_size: samples per optimizer step and device; that of the Trainer's arguments where None.
-        **options: as for `find_batch_size`: memory_budget="8GiB", max_seconds="2m", quiet=True ...
+        **options: as for `find_batch_size`: memory_budget="8GiB", max_batch_size=64, quiet=True ...
 
     Raises:
         UsageError: the Trainer has no training set, or an option is wrong.
@@ -48,9 +50,11 @@ def tuned_arguments(trainer: Trainer, *, effective_batch_size: int | None = None
     effective = effective_batch_size or args.per_device_train_batch_size * args.gradient_accumulation_steps
     if effective < 1:
         raise UsageError(f"effective_batch_size={effective} is not a positive number.", remedy="Give one, or None.")
-    result = find_batch_size(_without_accumulation(trainer), max_batch_size=effective, **options)
+    most = options.get("max_batch_size")
+    training_options = options | {"max_batch_size": effective if most is None else min(most, effective)}
+    result = find_batch_size(_without_accumulation(trainer), **training_options)
     args.per_device_train_batch_size, args.gradient_accumulation_steps = fitting_split(trainer, result, effective)
-    args.per_device_eval_batch_size = find_batch_size(trainer, mode="inference", **options).batch_size
+    args.per_device_eval_batch_size = find_batch_size(trainer, **evaluation_options(options)).batch_size
     return args
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,9 +19,13 @@ from autotune.bench import Bench
 from autotune.devices import open_device
 from autotune.executors import GradientsRequest
 from autotune.gradient_noise import measure_gradients
+from autotune.spec import FileWorkload
+from autotune.trial import Training
 from autotune.workloads import BuildOptions
 from autotune.workloads.distributed import DistributedCopy
+from autotune.workloads.frameworks import training_device
 from autotune.workloads.live import LiveParts, from_live
+from autotune.workloads.opening import build_workload
 
 pytestmark = pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="torch lacks gloo here")
 
@@ -112,3 +117,34 @@ def test_where_there_is_no_group_yet_one_is_made() -> None:
     finally:
         if not dist.is_initialized():
             dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+
+
+FILE = """
+import torch
+from torch import nn
+
+torch.manual_seed(0)
+model = nn.parallel.DistributedDataParallel(nn.Linear(8, 2))
+loss = nn.CrossEntropyLoss()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+
+
+def make_batch(batch_size):
+    return torch.ones(batch_size, 8), torch.zeros(batch_size, dtype=torch.long)
+"""
+
+
+def test_a_file_may_hold_a_wrapped_model_with_its_loss_and_optimizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wrapped_model.py").write_text(FILE)
+    workload = build_workload(FileWorkload(target="wrapped_model.py"), TRAIN)
+    losses = [float(workload.training_step(workload.make_batch(4))) for _ in range(3)]
+    assert losses[2] < losses[0]
+    assert workload.training == Training("SGD", 0.5, None, 1)
+
+
+def test_where_a_wrapped_model_trains_is_known() -> None:
+    assert training_device(LiveParts(model=wrapped())) == "cpu"
+    assert training_device(LiveParts(model=nn.Linear(2, 2))) is None

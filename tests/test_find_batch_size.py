@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import autotune
+from autotune import api
 from autotune.errors import UsageError, WorkloadError
 from autotune.executors import Effort, TrialRequest
 from autotune.executors.inprocess import InProcessExecutor
@@ -154,6 +155,41 @@ def test_trials_in_this_process_put_everything_back(optimizer_type, options) -> 
     assert_equal(continuation(model, optimizer, scheduler, data), reference, "continuation")
 
 
+def test_a_step_of_ones_own_in_this_process_leaves_all_that_it_names_as_it_was() -> None:
+    model, optimizer, scheduler, data = trained()
+    margin, scale = nn.Linear(4, 4), nn.Parameter(torch.ones(()))
+    others = torch.optim.SGD([*margin.parameters(), scale], lr=0.1, momentum=0.9)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=2)
+
+    def step(batch):
+        x, y = batch
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(scale * margin(model(x)), y)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.step(others)
+        scaler.update()
+        scheduler.step()
+        return loss
+
+    def state():
+        rest = (margin.state_dict(), scale.detach(), scale.grad, others.state_dict(), scaler.state_dict())
+        return copy.deepcopy((state_of(model, optimizer, scheduler), rest))
+
+    step(data[:4])
+    before = state()
+    parts = LiveParts(model=model, data=data, training_step=step, name="live")
+    spec = ProbeSpec(workload=LiveWorkload(), device="cpu", budget=MemoryBudget(bytes_=8 << 30))
+    executor = InProcessExecutor(spec, parts)
+    try:
+        executor.open()
+        assert executor.run(TrialRequest(batch_size=8, effort=Effort())).outcome is Outcome.FITS
+        assert scaler.get_scale() > 8
+    finally:
+        executor.close()
+    assert_equal(state(), before)
+
+
 def test_a_failure_in_this_process_puts_everything_back() -> None:
     model, optimizer, scheduler, data = trained()
     before = state_of(model, optimizer, scheduler)
@@ -238,7 +274,7 @@ def test_numbers_and_devices_of_other_libraries_will_do() -> None:
     ],
 )
 def test_the_device_is_where_the_model_lives_unless_another_is_asked_for(asked: str, home: str, device: str) -> None:
-    assert autotune.api._device(asked, home) == device
+    assert api._device(asked, home, LiveParts(model=Everything())) == device
 
 
 def test_what_cannot_be_copied_is_named_with_a_remedy() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from packing import pack, unpack
+from torch.utils.data import DataLoader, TensorDataset
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 keras = pytest.importorskip("keras")
@@ -373,3 +374,50 @@ def test_a_backend_that_is_not_there_is_told_as_such(tmp_path: Path) -> None:
 def test_a_model_without_data_says_what_to_give() -> None:
     with pytest.raises(UsageError, match="There is no data"):
         find_batch_size(mlp(), quiet=True)
+
+
+def doubled(samples: list[Any]) -> Any:
+    inputs, targets = torch.utils.data.default_collate(samples)
+    return 2 * inputs, targets
+
+
+def test_a_loader_collates_and_reads_as_for_any_model() -> None:
+    dataset = TensorDataset(torch.from_numpy(X), torch.from_numpy(Y))
+    loader = DataLoader(dataset, batch_size=6, num_workers=1, collate_fn=doubled)
+    workload = from_live(unpack(pack(LiveParts(model=mlp(), data=loader))), TRAIN)
+    plain = from_live(LiveParts(model=mlp(), data=dataset), TRAIN)
+    assert torch.equal(workload.make_batch(8)[0], 2 * plain.make_batch(8)[0])
+    assert (workload.num_workers, workload.training().batch_size) == (1, 6)
+    assert workload.training_step(workload.make_batch(8)) > 0
+
+
+FILE_WITH_A_DATASET = """
+import keras
+import torch
+
+model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+model.compile("sgd", "mse")
+dataset = [(torch.zeros(4), torch.zeros(1))] * 50
+dataset_size = 20
+
+
+def collate_fn(samples):
+    inputs, targets = torch.utils.data.default_collate(samples)
+    return inputs + 1, targets
+"""
+WORST = """
+def make_worst_batch(batch_size):
+    return torch.full((batch_size, 4), 7.0), torch.zeros(batch_size, 1)
+"""
+
+
+@pytest.mark.parametrize(("more", "value"), [("", 1), (WORST, 7)])
+def test_what_a_file_says_of_its_data_holds_for_keras_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: str, value: float
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "keras_data.py").write_text(FILE_WITH_A_DATASET + more)
+    workload = build_workload(FileWorkload(target="keras_data.py"), TRAIN)
+    assert workload.make_batch(5)[0].unique().tolist() == [value]
+    assert workload.dataset_size == 20
+    assert workload.training_step(workload.make_batch(5)) >= 0

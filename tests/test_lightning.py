@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from packing import pack, unpack
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -22,9 +24,11 @@ import lightning.pytorch as pl
 
 from autotune import UsageError, WorkloadError, find_batch_size
 from autotune.lightning import BatchSizeAutotuner
+from autotune.result import load_result
 from autotune.spec import FileWorkload
 from autotune.trial import Training
 from autotune.workloads import BuildOptions
+from autotune.workloads.frameworks import training_device
 from autotune.workloads.live import LiveParts, from_live
 from autotune.workloads.opening import build_workload
 
@@ -183,6 +187,78 @@ def _of(lightning: Any) -> tuple[Any, Any]:
     return OtherNet(), OtherData()
 
 
+def test_the_second_search_is_for_speed_and_leaves_the_file_of_the_first(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"objective": "time-to-quality", "noise": "off", "output": tmp_path / "result.json"}
+    tuner = BatchSizeAutotuner(start=8, max_batch_size=8, **QUICK, **options)
+    pl.Trainer(max_epochs=1, callbacks=[tuner], **BARE).fit(Net(), Data())
+    assert tuner.result is not None and tuner.validation_result is not None
+    assert tuner.validation_result.spec.objective.value == "throughput"
+    assert load_result(tmp_path / "result.json") == tuner.result
+
+
+TWO_PROCESSES = """
+from test_lightning import BARE, BatchSizeAutotuner, Data, Net, pl
+
+if __name__ == "__main__":
+    tuner = BatchSizeAutotuner(quiet=True)
+    pl.Trainer(devices=2, strategy="ddp", max_epochs=1, callbacks=[tuner], **BARE).fit(Net(), Data())
+"""
+
+
+@pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="torch lacks gloo here")
+def test_a_trainer_of_several_processes_is_refused(tmp_path: Path) -> None:
+    script = tmp_path / "two_processes.py"
+    script.write_text(TWO_PROCESSES)
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": paths},
+    )
+    assert done.returncode != 0
+    assert "The Trainer trains in 2 processes, and a trial is one process alone." in done.stderr
+    assert "trainer=Trainer(devices=1)" in done.stderr
+
+
+def test_where_the_trainer_trains_is_known() -> None:
+    assert training_device(LiveParts(model=Net(), trainer=pl.Trainer(**BARE))) == "cpu"
+    assert training_device(LiveParts(model=Net())) is None
+
+
+@pytest.mark.parametrize("package", ["lightning.pytorch", "pytorch_lightning"])
+def test_steps_may_log_and_schedules_may_ask_how_many_steps_there_will_be(package: str, tmp_path: Path) -> None:
+    lightning = pytest.importorskip(package)
+    plain, data = _of(lightning)
+
+    class Scheduled(type(plain)):
+        def training_step(self, batch: Any, index: int) -> Any:
+            self.logger.experiment.add_scalar("inputs", batch[0].sum(), index)
+            assert Path(self.logger.log_dir).is_dir() and Path(self.trainer.log_dir).is_dir()
+            return super().training_step(batch, index)
+
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+            steps = self.trainer.estimated_stepping_batches
+            schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=steps)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    trainer = lightning.Trainer(default_root_dir=tmp_path, accelerator="cpu", logger=True)
+    for given in (trainer, None):
+        workload = from_live(unpack(pack(LiveParts(model=Scheduled(), data=data, trainer=given))), TRAIN)
+        for _ in range(60):  # every 50 steps Lightning logs
+            workload.training_step(workload.make_batch(4))
+    assert not any(tmp_path.iterdir())
+
+
+def test_without_a_logger_a_step_has_none() -> None:
+    workload = from_live(unpack(pack(LiveParts(model=Net(), data=Data(), trainer=pl.Trainer(**BARE)))), TRAIN)
+    workload.training_step(workload.make_batch(4))
+    assert workload.model.logger is None
+
+
 def test_a_trial_accumulates_as_the_trainer_does_and_the_optimizer_is_known() -> None:
     trainer = pl.Trainer(max_epochs=1, accumulate_grad_batches=4, **BARE)
     result = find_batch_size(Net(), Data(batch_size=8), trainer=trainer, start=4, max_batch_size=4, **QUICK)
@@ -190,6 +266,65 @@ def test_a_trial_accumulates_as_the_trainer_does_and_the_optimizer_is_known() ->
     assert result.workload.training == Training("AdamW", 1e-2, 32, 4)
     assert any("from 32 to 16, 4 x 4" in text for text in result.advice)
     assert result.num_workers == 0  # the DataLoader's
+
+
+class Counted(Data):
+    """Has something for the module to ask for, and a hook on every batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classes = 2
+        self.prepared = 0
+
+    def prepare_data(self) -> None:
+        self.prepared += 1
+
+    def on_after_batch_transfer(self, batch: Any, _loader: int) -> Any:
+        return batch[0] + 1, batch[1]
+
+
+class Asking(Net):
+    """Builds its loss from the data module."""
+
+    def configure_optimizers(self) -> Any:
+        self.classes = self.trainer.datamodule.classes
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def training_step(self, batch: Any, index: int) -> Any:
+        self.seen = batch[0]
+        return super().training_step(batch, index)
+
+    def validation_step(self, batch: Any, index: int) -> Any:
+        self.seen = batch[0]
+
+
+@pytest.mark.parametrize("options", [TRAIN, VALIDATE], ids=["train", "validate"])
+def test_the_data_module_is_there_in_a_step_and_its_hooks_run(options: BuildOptions) -> None:
+    data = Counted()
+    workload = from_live(unpack(pack(LiveParts(model=Asking(), data=data))), options)
+    for micro_batches in (1, 2):
+        batch = workload.make_batch(4)
+        if options.mode == "train":
+            workload.accumulated_step([batch] * micro_batches)
+        else:
+            workload.inference_step(batch)
+        assert torch.equal(workload.model.seen, batch[0] + 1)
+    assert workload.model.trainer.datamodule.prepared == 1 and data.prepared == 0
+    assert options.mode != "train" or workload.model.classes == 2
+
+
+def doubled(samples: list[Any]) -> Any:
+    inputs, targets = torch.utils.data.default_collate(samples)
+    return 2 * inputs, targets
+
+
+def test_a_loader_collates_and_reads_as_for_any_model() -> None:
+    samples = TensorDataset(torch.ones(96, 4), torch.zeros(96, dtype=torch.long))
+    loader = DataLoader(samples, batch_size=6, num_workers=1, collate_fn=doubled)
+    workload = from_live(unpack(pack(LiveParts(model=Net(), data=loader))), TRAIN)
+    workload.training_step(workload.make_batch(4))
+    assert workload.make_batch(4)[0].unique().tolist() == [2.0]
+    assert (workload.num_workers, workload.training().batch_size) == (1, 6)
 
 
 def test_validation_runs_without_gradients() -> None:
@@ -225,6 +360,26 @@ def test_a_file_may_hold_a_module_a_data_module_and_a_trainer(tmp_path: Path, mo
     assert float(workload.training_step(workload.make_batch(2))) > 0
     assert seen == [torch.bfloat16]
     assert workload.dataset_size == 96
+
+
+FILE_WITH_A_DATASET = """
+from tests.test_lightning import Net, doubled
+import torch
+
+model = Net()
+dataset = [(torch.ones(4), 0)] * 50
+collate_fn = doubled
+dataset_size = 20
+"""
+
+
+def test_what_a_file_says_of_its_data_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "with_a_dataset.py").write_text(FILE_WITH_A_DATASET)
+    workload = build_workload(FileWorkload(target="with_a_dataset.py"), TRAIN)
+    assert workload.make_batch(3)[0].unique().tolist() == [2.0]
+    assert workload.dataset_size == 20
 
 
 def test_the_users_own_error_arrives_with_its_traceback() -> None:

@@ -17,10 +17,12 @@ pytest.importorskip("accelerate")
 transformers = pytest.importorskip("transformers")
 
 from autotune import UsageError, find_batch_size  # noqa: E402
+from autotune.result import load_result  # noqa: E402
 from autotune.spec import FileWorkload  # noqa: E402
 from autotune.transformers import tuned_arguments  # noqa: E402
+from autotune.trial import Training  # noqa: E402
 from autotune.workloads import BuildOptions  # noqa: E402
-from autotune.workloads.frameworks import adapter_of  # noqa: E402
+from autotune.workloads.frameworks import adapter_of, training_device  # noqa: E402
 from autotune.workloads.live import LiveParts, from_live  # noqa: E402
 from autotune.workloads.opening import build_workload  # noqa: E402
 
@@ -118,6 +120,15 @@ def test_a_trial_accumulates_as_the_trainer_does_and_its_loader_is_timed(tmp_pat
     assert result.num_workers == 1
 
 
+def test_how_the_trainer_trains_is_told_as_it_was_before_a_step(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, per_device_train_batch_size=8, gradient_accumulation_steps=4, learning_rate=1e-3)
+    workload = from_live(unpack(pack(LiveParts(model=trainer))), TRAIN)
+    workload.accumulated_step([workload.make_batch(2)] * 2)
+    assert workload.training() == Training(trainer.args.optim.value, 1e-3, 32, 4)
+    workload.set_learning_rate(0.5)
+    assert workload.training().learning_rate == 0.5
+
+
 @pytest.mark.parametrize("micro_batches", [1, 2])
 def test_a_step_is_the_trainers_own(tmp_path: Path, micro_batches: int) -> None:
     """The same batches, the same number of steps, and the weights are the same bit for bit."""
@@ -171,6 +182,16 @@ def test_the_caller_is_asked_for_nothing_but_the_trainer_and_gets_three_numbers_
     assert args.per_device_train_batch_size in (1, 2, 4)
     assert args.per_device_eval_batch_size in (1, 2, 4)
     assert (trainer.args.per_device_train_batch_size, trainer.args.gradient_accumulation_steps) == (6, 4)
+
+
+def test_a_cap_holds_for_training_and_evaluation_and_the_file_is_that_of_training(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, per_device_train_batch_size=2, gradient_accumulation_steps=1)
+    output = tmp_path / "result.json"
+    options = {"objective": "time-to-quality", "noise": "off", "max_trials": 2}
+    args = tuned_arguments(trainer, max_batch_size=1, output=output, quiet=True, **options)
+    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (1, 2)
+    assert args.per_device_eval_batch_size == 1
+    assert load_result(output).spec.mode.value == "train"
 
 
 @pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")  # peft's own
@@ -237,6 +258,10 @@ def test_a_trainer_without_data_is_refused_with_the_line_to_add(tmp_path: Path) 
 def test_a_precision_of_ours_is_refused_since_the_trainer_has_its_own(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="bf16"):
         find_batch_size(trainer_of(tmp_path), precision="bf16", quiet=True)
+
+
+def test_where_the_trainer_trains_is_known(tmp_path: Path) -> None:
+    assert training_device(LiveParts(model=trainer_of(tmp_path))) == "cpu"
 
 
 def test_only_a_trainer_is_taken_for_one() -> None:

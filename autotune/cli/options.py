@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -111,6 +112,7 @@ def workload_of(
     """
     from autotune.spec import ClassWorkload, FileWorkload
 
+    _refuse_class_in_file(target)
     if ":" in target and not target.endswith(".py"):  # a colon may also stand in a path of Windows
         if not inputs:
             raise UsageError(
@@ -129,3 +131,17 @@ def workload_of(
             remedy="Leave it out, or write TARGET as package.module:Class.",
         )
     return FileWorkload(target=target)
+
+
+def _refuse_class_in_file(target: str) -> None:
+    """A class is named by its module, which is looked for from the current folder on.
+
+    Raises:
+        UsageError: the target is model.py:Net.
+    """
+    path, colon, name = target.rpartition(":")
+    if not colon or not path.endswith(".py"):
+        return
+    file = PurePath(path)
+    place = "" if file.parent == PurePath() else f", in the folder {file.parent}"
+    raise UsageError(f"{target} is neither a file nor a class.", remedy=f"Write {file.stem}:{name}{place}.")

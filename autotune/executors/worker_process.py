@@ -34,6 +34,14 @@ STALL_SECONDS = 15.0  # a child without processor time for so long is taken for 
 GRACE_SECONDS = 10.0  # a worker that is silent for so long after its child was ended, is ended too
 TAIL_BYTES = 4096
 
+LAUNCHERS_NAMES = (
+    *("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "NODE_RANK", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT"),
+    *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE"),
+    *("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+)
+LAUNCHERS_PREFIXES = ("TORCHELASTIC_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
+"""Set by torchrun and by MPI's launchers, and read by torch, Accelerate and Lightning."""
+
 Verdict = tuple[Outcome, Evidence]
 
 
@@ -232,7 +240,13 @@ def _environment_for(*, hide_gpus: bool) -> dict[str, str]:
     package_parent = str(Path(autotune.__file__).parent.parent)
     hidden = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""} if hide_gpus else {}
     python_path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), package_parent]))
-    return {**os.environ, **hidden, "PYTHONPATH": python_path}
+    kept = {name: value for name, value in os.environ.items() if not _is_launchers(name)}
+    return {**kept, **hidden, "PYTHONPATH": python_path}
+
+
+def _is_launchers(name: str) -> bool:
+    """Whether a variable tells a process its place among several. A trial that took it would wait for the others."""
+    return name in LAUNCHERS_NAMES or name.startswith(LAUNCHERS_PREFIXES)
 
 
 def _check_opening(watchdog: Watchdog) -> None:

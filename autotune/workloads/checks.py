@@ -7,8 +7,8 @@ only what they can be sure of: an object that cannot be looked into passes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from numbers import Number
 from typing import Any
 
@@ -55,14 +55,49 @@ def watch_inputs(model: nn.Module | None, batch_size: int) -> Iterator[None]:
     Raises:
         WorkloadError: the model was not called, or saw fewer samples.
     """
-    seen: dict[nn.Module, list[int | None]] = {}
-    with ExitStack() as hooks:
-        for module in _watchable(model):
-            handle = module.register_forward_pre_hook(_recorder(seen, batch_size), with_kwargs=True)
-            hooks.callback(handle.remove)
+    watch = _Watch(model, batch_size)
+    try:
         yield
+    finally:
+        watch.end()
     if model is not None:
-        _judge(model, seen, batch_size)
+        _judge(model, watch.seen, batch_size)
+
+
+class _Watch:
+    """Hooks on a model and its parts, which note how many samples each call brings.
+
+    A hook can change what runs: with one on any of its parts, torch's encoder layer does not take the fused kernel that
+    it takes in inference. So each is let go of as soon as it can add nothing to the verdict: those of the parts once
+    the model itself is called, and all within a module that has seen the whole batch.
+    """
+
+    def __init__(self, model: nn.Module | None, batch_size: int) -> None:
+        self.seen: dict[nn.Module, list[int | None]] = {}
+        self._model = model
+        self._batch_size = batch_size
+        self._hooks = {
+            module: module.register_forward_pre_hook(self._record, with_kwargs=True) for module in _watchable(model)
+        }
+
+    def _record(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        counts = self.seen.setdefault(module, [])
+        counts.append(_samples((*args, *kwargs.values()), self._batch_size))
+        if len(self._hooks) == 1:  # a compiler may follow this
+            return
+        if None in counts or sum(count or 0 for count in counts) >= self._batch_size:
+            self._let_go(module.modules())
+        elif module is self._model:
+            self._let_go(part for part in module.modules() if part is not module)
+
+    def _let_go(self, modules: Iterable[nn.Module]) -> None:
+        for module in modules:
+            if module in self._hooks:
+                self._hooks[module].remove()
+
+    def end(self) -> None:
+        """Let go of all."""
+        self._let_go(self._hooks)
 
 
 def _watchable(model: nn.Module | None) -> list[nn.Module]:
@@ -79,13 +114,6 @@ def _is_translated(model: nn.Module) -> bool:
         or getattr(module, "_compiled_call_impl", None) is not None  # made by module.compile()
         for module in model.modules()
     )
-
-
-def _recorder(seen: dict[nn.Module, list[int | None]], batch_size: int) -> Callable[..., None]:
-    def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.setdefault(module, []).append(_samples((*args, *kwargs.values()), batch_size))
-
-    return record
 
 
 def _samples(inputs: tuple[Any, ...], batch_size: int) -> int | None:

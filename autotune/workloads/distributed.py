@@ -83,6 +83,11 @@ def portable(parts: LiveParts) -> LiveParts:
     return replace(parts, model=DistributedCopy.of(parts.model))
 
 
+def device_of(parts: LiveParts) -> str:
+    """Where this process trains. See `frameworks.training_device`."""
+    return str(next(parts.model.parameters()).device)
+
+
 def environment() -> dict[str, str]:
     """None is needed. See `Adapter.environment`."""
     return {}

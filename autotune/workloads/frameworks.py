@@ -72,6 +72,15 @@ def adapter_of(thing: Any) -> Adapter | None:
     return None
 
 
+def training_device(parts: LiveParts) -> str | None:
+    """Where the caller trains, as torch spells it, by what an adapter's own `device_of(parts)` says.
+
+    None where there is no adapter, or it has no such function, since the framework takes the best device there is.
+    """
+    device_of = getattr(adapter_of(parts.model), "device_of", None)
+    return None if device_of is None else cast("str | None", device_of(parts))
+
+
 def _imported(name: str, package: str) -> Adapter:
     try:
         return cast(Adapter, import_module(name))

@@ -11,8 +11,10 @@ import inspect
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import msgspec
 import torch
 from transformers import DefaultFlowCallback, SchedulerType, Trainer, TrainerCallback, get_constant_schedule
+from transformers.training_args import OptimizerNames
 
 from autotune.errors import UsageError
 from autotune.trial import Training
@@ -59,7 +61,7 @@ def workload_of(parts: LiveParts, options: BuildOptions) -> Workload:
     """The steps of a Trainer. See `Adapter.workload_of`."""
     refuse_loop_options(options, parts.name, "Set bf16, fp16 or torch_compile in its TrainingArguments")
     trainer, training = parts.model, options.mode == "train"
-    now = _training(trainer)
+    now = _training(trainer)  # before any step, which changes how many batches it accumulates
     _quiet(trainer)
     _check_device(trainer, options)
     source = source_of(_loader(trainer, training=training))
@@ -79,17 +81,21 @@ def workload_of(parts: LiveParts, options: BuildOptions) -> Workload:
         make_loader=source.make_loader,
         num_workers=source.loading.num_workers,
         assumptions=(*source.assumptions, *version_note("transformers", TESTED)),
-        training=(lambda: _training(trainer)) if training else None,
+        training=(lambda: _at_present_rate(now, trainer)) if training else None,
         accumulation_steps=now.accumulation_steps,
     )
 
 
 def _training(trainer: Trainer) -> Training:
     args = trainer.args
-    optimizer = str(args.optim) if trainer.optimizer is None else type(trainer.optimizer).__name__
+    optimizer = OptimizerNames(args.optim).value if trainer.optimizer is None else type(trainer.optimizer).__name__
     steps = args.gradient_accumulation_steps
     samples = args.per_device_train_batch_size * steps
-    return Training(optimizer.removeprefix("OptimizerNames."), args.learning_rate, samples, steps)
+    return Training(optimizer, args.learning_rate, samples, steps)
+
+
+def _at_present_rate(before: Training, trainer: Trainer) -> Training:
+    return msgspec.structs.replace(before, learning_rate=trainer.args.learning_rate)
 
 
 def _quiet(trainer: Trainer) -> None:
@@ -202,6 +208,11 @@ class _EndOfStep(TrainerCallback):
 def portable(parts: LiveParts) -> LiveParts:
     """With what the Trainer was made of. See `Adapter.portable`."""
     return replace(parts, model=TrainerCopy.of(parts.model))
+
+
+def device_of(parts: LiveParts) -> str:
+    """The kind that the Trainer trains on; alone, it takes the first. See `frameworks.training_device`."""
+    return str(parts.model.args.device.type)
 
 
 def environment() -> dict[str, str]:

@@ -40,7 +40,7 @@ def workload_of(parts: LiveParts, options: BuildOptions) -> Workload:
     if training and not model.compiled:
         raise UsageError(f"The Keras model {model.name} is not compiled.", remedy=COMPILE_REMEDY)
     _set_device(options.device)
-    source = _source_of(parts.data)
+    source = _source_of(parts)
     steps = _Steps(model)
     on_torch = keras.backend.backend() == "torch"
     return Workload(
@@ -147,13 +147,14 @@ def _set_device(device: str) -> None:
 # Data
 
 
-def _source_of(data: Any) -> Source:
+def _source_of(parts: LiveParts) -> Source:
     """As for any model, and besides what only Keras knows: datasets that yield whole batches."""
+    data = parts.data
     if isinstance(data, keras.utils.PyDataset):
         return _from_py_dataset(data)
     if type(data).__module__.partition(".")[0] == "tensorflow" and hasattr(data, "unbatch"):
         return _from_tensorflow(data)
-    return source_of(data)
+    return source_of(data, parts.collate_fn, parts.loading)
 
 
 def _from_py_dataset(data: Any) -> Source:

@@ -1,8 +1,8 @@
 """LightningModules: a step is what Lightning's Trainer does with one batch, on its own fit and validation loops.
 
 Needs lightning or pytorch_lightning, whichever the module comes from, and greenlet. Of the caller's Trainer those
-settings count that are part of a step: precision, gradient clipping and accumulation. A trial's Trainer neither logs,
-saves nor validates.
+settings count that are part of a step: precision, gradient clipping and accumulation. A trial's Trainer neither saves
+nor validates, and what is logged goes nowhere. It has the data module, whose hooks on a batch are part of a step too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from autotune.errors import UsageError
 from autotune.trial import Training
 from autotune.workloads import BuildOptions, Workload
-from autotune.workloads.fed import FedLoop
+from autotune.workloads.fed import MANY, FedLoop
 from autotune.workloads.frameworks import version_note
 from autotune.workloads.live import LiveParts
 from autotune.workloads.plain import refuse_loop_options, set_learning_rate, training_of
@@ -36,7 +36,7 @@ PACKAGES = {"lightning": "lightning.pytorch", "pytorch_lightning": "pytorch_ligh
 
 QUIET: dict[str, Any] = {
     "max_epochs": -1,
-    "logger": False,
+    "max_steps": MANY,  # what schedules ask for as `trainer.estimated_stepping_batches`, which would be infinite
     "enable_checkpointing": False,
     "enable_progress_bar": False,
     "enable_model_summary": False,
@@ -61,7 +61,8 @@ def workload_of(parts: LiveParts, options: BuildOptions) -> Workload:
     source = _source_of(parts, lightning, training=training)
     settings = dict(parts.trainer) if isinstance(parts.trainer, dict) else settings_of(parts.trainer)
     accumulated = settings.pop("accumulate_grad_batches", 1)
-    steps = _Steps(module, lightning, settings | _placed_on(options.device))
+    datamodule = parts.data if isinstance(parts.data, lightning.LightningDataModule) else None
+    steps = _Steps(module, lightning, settings | _placed_on(options.device), datamodule)
     accumulates = training and module.automatic_optimization
     return Workload(
         make_batch=source.make_batch,
@@ -90,8 +91,19 @@ def package_of(module: Any) -> ModuleType:
 
 
 def settings_of(trainer: Any) -> dict[str, Any]:
-    """What counts of a Trainer, as arguments for another."""
-    return {} if trainer is None else {name: getattr(trainer, name) for name in SETTINGS}
+    """What counts of a Trainer, as arguments for another; of loggers, whether there is one."""
+    if trainer is None:
+        return {}
+    return {name: getattr(trainer, name) for name in SETTINGS} | {"logger": bool(trainer.loggers)}
+
+
+def _silent_logger(lightning: ModuleType, folder: str) -> Any:
+    """One for steps to call, as in `self.logger.experiment.add_scalar(...)`, that keeps nothing."""
+
+    class Silent(lightning.loggers.logger.DummyLogger):  # type: ignore[misc,name-defined]
+        save_dir = log_dir = folder
+
+    return Silent()
 
 
 def _placed_on(device: str) -> dict[str, Any]:
@@ -102,11 +114,12 @@ def _placed_on(device: str) -> dict[str, Any]:
 class _Steps:
     """Steps of a Trainer's own loops, on one micro-batch or several."""
 
-    def __init__(self, module: Any, lightning: ModuleType, settings: dict[str, Any]) -> None:
+    def __init__(self, module: Any, lightning: ModuleType, settings: dict[str, Any], datamodule: Any) -> None:
         self._module = module
         self._lightning = lightning
-        self._settings = settings
         self._folder = scratch_folder()  # where a module's own callbacks may write
+        self._settings = settings | {"logger": settings.get("logger", True) and _silent_logger(lightning, self._folder)}
+        self._datamodule = datamodule
         self._accumulated = 0
         self._loop: FedLoop | None = None
         self._learning_rate: float | None = None
@@ -116,15 +129,26 @@ class _Steps:
         if self._loop is None or self._accumulated != len(batches):
             self._accumulated = len(batches)
             self._loop = FedLoop(
-                lambda loop: self._trainer(loop, len(batches), limit_val_batches=0).fit(self._module, loop)
+                lambda loop: self._trainer(loop, len(batches), limit_val_batches=0).fit(self._module, self._fed(loop))
             )
         return self._loop.step(*batches)
 
     def validate(self, batch: Any) -> Any:
         """One step of the validation loop."""
         if self._loop is None:
-            self._loop = FedLoop(lambda loop: self._trainer(loop).validate(self._module, loop, verbose=False))
+            self._loop = FedLoop(
+                lambda loop: self._trainer(loop).validate(self._module, self._fed(loop), verbose=False)
+            )
         return self._loop.step(batch)
+
+    def _fed(self, loop: FedLoop) -> Any:
+        """What the Trainer reads: the loop, or a data module like the one given, set up already, that loads it."""
+        if self._datamodule is None:
+            return loop
+        fed = copy.copy(self._datamodule)
+        fed.prepare_data = fed.setup = lambda *_, **__: None
+        fed.train_dataloader = fed.val_dataloader = lambda: loop
+        return fed
 
     def evaluate(self, batch: Any) -> float:
         """The loss that `training_step` gives a batch in evaluation mode; nothing is logged."""
@@ -196,7 +220,7 @@ def _source_of(parts: LiveParts, lightning: ModuleType, *, training: bool) -> So
     """Of the data given, which may be a data module, or of what the module itself loads."""
     data = parts.data
     if data is not None and not isinstance(data, lightning.LightningDataModule):
-        return source_of(data, parts.collate_fn)
+        return source_of(data, parts.collate_fn, parts.loading)
     holder = parts.model if data is None else data
     with blame(f"{type(holder).__name__}.prepare_data() and setup()"):
         holder.prepare_data()
@@ -232,6 +256,14 @@ def portable(parts: LiveParts) -> LiveParts:
         data = copy.copy(data)
         data.trainer = None
     return replace(parts, data=data, trainer=settings_of(parts.trainer))
+
+
+def device_of(parts: LiveParts) -> str | None:
+    """Where the caller's Trainer trains; None without one. See `frameworks.training_device`."""
+    if parts.trainer is None:
+        return None
+    device = parts.trainer.strategy.root_device
+    return device.type if device.type == "mps" else str(device)  # of which there is one, without a number
 
 
 def environment() -> dict[str, str]:

@@ -6,6 +6,7 @@ Needs torch.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ class Loading:
         pin_memory: as for a DataLoader, and so the rest.
         prefetch_factor: batches that each worker makes ahead.
         worker_init_fn: called in each worker.
+        samples: in an epoch, as its sampler has it; None where that cannot tell.
     """
 
     batch_size: int | None = None
@@ -33,6 +35,7 @@ class Loading:
     pin_memory: bool = False
     prefetch_factor: int | None = None
     worker_init_fn: Callable[[int], None] | None = None
+    samples: int | None = None
 
 
 def unwrapped(
@@ -53,12 +56,25 @@ def unwrapped(
     loading = Loading(
         batch_size=data.batch_size,
         num_workers=data.num_workers,
-        shuffle=isinstance(data.sampler, RandomSampler),
+        shuffle=isinstance(_sampler(data), RandomSampler),
         pin_memory=data.pin_memory,
         prefetch_factor=data.prefetch_factor,
         worker_init_fn=data.worker_init_fn,
+        samples=samples_in_an_epoch(data),
     )
     return data.dataset, collate_fn or data.collate_fn, loading
+
+
+def samples_in_an_epoch(loader: DataLoader[Any]) -> int | None:
+    """How many samples a loader's sampler chooses, which may be some of the dataset's; None where it cannot tell."""
+    with suppress(Exception):  # torch's own ask the dataset, whose errors are told where its length is needed
+        return len(_sampler(loader))
+    return None
+
+
+def _sampler(loader: DataLoader[Any]) -> Any:
+    """The one that chooses: a batch sampler of the caller's may hold it."""
+    return getattr(loader.batch_sampler, "sampler", loader.sampler)
 
 
 def loader_of(

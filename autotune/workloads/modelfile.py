@@ -27,11 +27,13 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 
 from autotune.errors import UsageError
 from autotune.workloads import BuildOptions, Workload
 from autotune.workloads.frameworks import adapter_of
 from autotune.workloads.live import LiveParts
+from autotune.workloads.loaders import samples_in_an_epoch
 from autotune.workloads.loading import load
 from autotune.workloads.plain import Parts, assemble, built, refuse_loop_options, without_gradients
 from autotune.workloads.sources import Source, dataset_length, from_function, from_sample, source_of
@@ -69,7 +71,7 @@ def from_file(target: str, options: BuildOptions) -> Workload:
     model = built(found.get("model", found.get("build_model")))
     for thing in (found.get("trainer"), model):
         if adapter := adapter_of(thing):
-            return adapter.workload_of(_live_parts(found, thing, module, name), options)
+            return _as_told(adapter.workload_of(_live_parts(found, thing, module, name), options), found)
     _check_names(found, name)
     return assemble(_parts(found, model, name), options)
 
@@ -90,7 +92,26 @@ def _live_parts(found: Mapping[str, Any], model: Any, module: ModuleType, name: 
     if data is None and hasattr(module, "x"):  # the names that Keras' own examples use
         data = (module.x, module.y) if hasattr(module, "y") else module.x
     trainer = found.get("trainer")
-    return LiveParts(model=model, data=data, trainer=None if trainer is model else trainer, name=name)
+    return LiveParts(
+        model=model,
+        data=data,
+        trainer=None if trainer is model else trainer,
+        loss=found.get("loss"),
+        optimizer=found.get("optimizer", found.get("build_optimizer")),
+        collate_fn=found.get("collate_fn"),
+        training_step=found.get("training_step"),
+        inference_step=found.get("inference_step"),
+        name=name,
+    )
+
+
+def _as_told(workload: Workload, found: Mapping[str, Any]) -> Workload:
+    """With what a file says beside its data, which no adapter asks for."""
+    return replace(
+        workload,
+        make_batch=found.get("make_worst_batch", workload.make_batch),
+        dataset_size=found.get("dataset_size", workload.dataset_size),
+    )
 
 
 def _parts(found: Mapping[str, Any], model: Any, name: str) -> Parts:
@@ -108,7 +129,7 @@ def _parts(found: Mapping[str, Any], model: Any, name: str) -> Parts:
 def _source(found: Mapping[str, Any]) -> Source:
     collate_fn, size = found.get("collate_fn"), found.get("dataset_size")
     if "make_worst_batch" in found:
-        known = size if size is not None else dataset_length(_samples_of(found))
+        known = size if size is not None else _samples_in(found)
         return Source(make_batch=found["make_worst_batch"], dataset_size=known)
     if "sample" in found:
         return replace(from_sample(found["sample"], collate_fn), dataset_size=size)
@@ -118,9 +139,11 @@ def _source(found: Mapping[str, Any]) -> Source:
     return source if size is None else replace(source, dataset_size=size)
 
 
-def _samples_of(found: Mapping[str, Any]) -> Any:
-    """The dataset, by itself or in a DataLoader."""
-    return found.get("dataset", getattr(found.get("dataloader"), "dataset", None))
+def _samples_in(found: Mapping[str, Any]) -> int | None:
+    """Of an epoch, as a DataLoader or else the dataset tells."""
+    loader = found.get("dataloader")
+    chosen = samples_in_an_epoch(loader) if isinstance(loader, DataLoader) else None
+    return chosen or dataset_length(found.get("dataset", getattr(loader, "dataset", None)))
 
 
 # What is missing or ambiguous

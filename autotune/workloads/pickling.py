@@ -7,7 +7,9 @@ orthogonal weights) has a class that torch made for it and refuses to pickle: it
 attributes, and torch makes the class again on the other side.
 
 Promises that the contents of tensors and arrays are held once while they are written, however large: torch's own way
-copies a storage twice. An array that maps a file goes as the file's name, and what a step writes to it is its own.
+copies a storage twice. A storage is written once, however many tensors are views of it, as the samples of a dataset or
+the parameters in a flat buffer may be. An array that maps a file goes as the file's name, and what a step writes to it
+is its own.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ def check(thing: Any) -> None:
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, thing: Any) -> Any:
         if type(thing) is TypedStorage and thing._untyped_storage.device.type == "cpu":
-            return _storage, (thing.dtype, PickleBuffer(_contents(thing._untyped_storage)))
+            return _typed, (thing.dtype, thing._untyped_storage)  # each view has one of these, but all the same within
+        if type(thing) is torch.UntypedStorage and thing.device.type == "cpu":
+            return _storage, (PickleBuffer(_contents(thing)),)
         if type(thing) in (np.ndarray, np.memmap) and (mapped := _mapped_file(thing)) is not None:
             return _part_of_file, _reference(mapped, thing)
         if isinstance(thing, CodeType):
@@ -64,11 +68,16 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return super().reducer_override(thing)
 
 
-def _storage(dtype: torch.dtype, contents: bytes | bytearray) -> TypedStorage:
+def _typed(dtype: torch.dtype, storage: torch.UntypedStorage) -> TypedStorage:
+    """A storage with a type, as a tensor's pickle has it."""
+    return TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)  # type: ignore[no-untyped-call]
+
+
+def _storage(contents: bytes | bytearray) -> torch.UntypedStorage:
     """A storage of torch's own memory, with these contents."""
     storage = torch.UntypedStorage(len(contents))  # type: ignore[no-untyped-call]
     _contents(storage)[:] = np.frombuffer(contents, np.uint8)
-    return TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)  # type: ignore[no-untyped-call]
+    return storage
 
 
 def _contents(storage: torch.UntypedStorage) -> Any:

@@ -75,6 +75,11 @@ def source_of(
     """
     data, collate_fn, found = unwrapped(data, collate_fn)
     loading = found or loading or Loading()
+    source = _source_by_kind(data, collate_fn, loading)
+    return replace(source, dataset_size=loading.samples or source.dataset_size)
+
+
+def _source_by_kind(data: Any, collate_fn: Callable[[list[Any]], Any] | None, loading: Loading) -> Source:
     if _is_columns(data):
         return _from_columns(data)
     if isinstance(data, Mapping):

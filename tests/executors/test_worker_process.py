@@ -60,6 +60,20 @@ def worker(folder: Path, more: str, *, forks: bool, verbose: bool = False) -> It
         made.close()
 
 
+def test_a_worker_is_none_of_the_processes_that_a_launcher_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "x"}
+    for name, value in {**place, "ACCELERATE_MIXED_PRECISION": "bf16"}.items():
+        monkeypatch.setenv(name, value)
+    check = f"""
+assert not {set(place)} & os.environ.keys(), os.environ
+assert os.environ["ACCELERATE_MIXED_PRECISION"] == "bf16"
+"""
+    with worker(tmp_path, check, forks=False) as alone:
+        alone.built(WATCH)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="forks")
 def test_a_first_step_that_takes_long_is_not_taken_for_a_deadlock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -136,3 +136,49 @@ def test_a_scripted_module_passes_and_is_watched_within_another():
 def test_without_a_model_there_is_nothing_to_watch():
     with watch_inputs(None, 8):
         pass
+
+
+def called_whole(model):
+    model(torch.zeros(8, 3, 8))
+
+
+def called_in_parts(model):
+    model(torch.zeros(4, 3, 8))
+    model(torch.zeros(4, 3, 8))
+
+
+def called_layer_by_layer(model):
+    called_whole(model.layers[0])
+    called_whole(model.layers[1])
+
+
+@pytest.mark.parametrize("step", [called_whole, called_in_parts, called_layer_by_layer])
+def test_the_fused_encoder_of_inference_runs_as_without_being_watched(step, monkeypatch):
+    """Torch's encoder layer takes it only where no part of the layer has a hook."""
+    fused, run_fused = [], torch._transformer_encoder_layer_fwd
+    monkeypatch.setattr(torch, "_transformer_encoder_layer_fwd", lambda *args: fused.append(args) or run_fused(*args))
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2).eval()
+    with torch.no_grad():
+        step(model)
+        expected = len(fused)
+        with watch_inputs(model, 8):
+            step(model)
+    assert expected > 0 and len(fused) == 2 * expected
+    assert not any(part._forward_pre_hooks for part in model.modules())
+
+
+def test_a_lone_encoder_layer_is_watched_without_a_hook_while_it_runs(monkeypatch):
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    fused, run_fused = [], torch._transformer_encoder_layer_fwd
+    monkeypatch.setattr(torch, "_transformer_encoder_layer_fwd", lambda *args: fused.append(args) or run_fused(*args))
+    with torch.no_grad(), watch_inputs(layer, 8):
+        called_whole(layer)
+    assert len(fused) == 1
+
+
+def test_what_was_seen_counts_though_its_hooks_are_gone():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    with pytest.raises(WorkloadError, match="saw only 3 of the 8"), watch_inputs(model, 8):
+        model[0](torch.zeros(8, 3))  # all, but then the model itself is called with less
+        model(torch.zeros(3, 3))

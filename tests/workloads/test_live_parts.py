@@ -15,7 +15,7 @@ import torch
 from packing import pack, unpack
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
 from autotune.devices import linux_process as linux
 from autotune.errors import UsageError, WorkloadError
@@ -366,3 +366,29 @@ def test_what_torch_loads_late_is_there_before_children_are_forked(tmp_path):
     command = [sys.executable, "-c", ARRIVAL, str(tmp_path / "parts")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "True", done.stderr
+
+
+def test_views_of_a_tensor_travel_with_what_they_share_written_once():
+    inputs, targets = torch.randn(1000, 64), torch.arange(1000)
+    packed = pack(LiveParts(data=list(zip(inputs, targets, strict=True))))
+    assert len(packed) < 2 * inputs.nbytes
+    arrived = [torch.stack(column) for column in zip(*unpack(packed).data, strict=True)]
+    assert_same(arrived, [inputs, targets])
+    for column in zip(*unpack(packed).data, strict=True):
+        assert len({sample.untyped_storage().data_ptr() for sample in column}) == 1
+
+
+def test_parameters_within_one_buffer_stay_within_it():
+    flat = torch.randn(8 * 64)
+    model = nn.ParameterList(nn.Parameter(flat[start : start + 64].view(8, 8)) for start in range(0, 512, 64))
+    model.register_buffer("bits", flat.view(torch.int32))
+    arrived = unpack(pack(LiveParts(model=model, data=X))).model
+    assert_same(list(arrived.state_dict().values()), list(model.state_dict().values()))
+    with torch.no_grad():
+        arrived[3].zero_()
+    assert not arrived.bits[3 * 64 : 4 * 64].any() and arrived.bits[: 3 * 64].all() and flat.all()
+
+
+def test_how_a_loader_chooses_its_samples_travels(train):
+    loader = DataLoader(TensorDataset(X, Y), batch_size=4, sampler=SubsetRandomSampler(range(10)))
+    assert from_live(unpack(pack(trained_parts(data=loader))), train).dataset_size == 10

@@ -136,6 +136,16 @@ def make_worst_batch(batch_size):
     assert workload.dataset_size == 77
 
 
+def test_make_worst_batch_beside_a_loader_leaves_the_number_of_samples_that_it_chooses(write_file, train):
+    text = """
+from torch.utils.data import DataLoader, SubsetRandomSampler
+dataloader = DataLoader(range(1000), 8, sampler=SubsetRandomSampler(range(200)))
+def make_worst_batch(batch_size):
+    return torch.randn(batch_size, 4), torch.zeros(batch_size, dtype=torch.long)
+"""
+    assert opened(write_file(HEAD + NET + LOSS + text), train).dataset_size == 200
+
+
 @pytest.mark.parametrize(
     "returned", ["value", "{'loss': value, 'logits': x}", "(value, x)", "type('Out', (), {'loss': value})()"]
 )

@@ -3,7 +3,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    SubsetRandomSampler,
+    TensorDataset,
+)
 
 from autotune.errors import UsageError, WorkloadError
 from autotune.workloads import sources
@@ -196,3 +205,26 @@ def test_a_collate_fn_that_raises_is_told_before_any_trial():
 
     with pytest.raises(WorkloadError, match="collate_fn raised ValueError: cannot pad"):
         source_of(Lengths(), broken)
+
+
+class WithoutLength(Sampler):
+    """Chooses all, and does not say how many."""
+
+    def __iter__(self):
+        return iter(range(1000))
+
+
+def test_an_epoch_has_the_samples_that_the_sampler_chooses():
+    dataset, chosen = TensorDataset(torch.zeros(1000, 3)), SubsetRandomSampler(range(200))
+    by_batches = BatchSampler(chosen, 8, drop_last=False)
+    assert source_of(DataLoader(dataset, 8, sampler=chosen)).dataset_size == 200
+    assert source_of(DataLoader(dataset, batch_sampler=by_batches)).dataset_size == 200
+    assert source_of(DataLoader(dataset.tensors[0], 8, sampler=chosen)).dataset_size == 200
+    assert source_of(DataLoader(dataset, 8, sampler=WithoutLength())).dataset_size == 1000
+    assert source_of(DataLoader(Stream(5), 2)).dataset_size == 5
+
+
+def test_a_loader_that_shuffles_in_a_batch_sampler_of_the_callers_is_timed_so():
+    dataset = TensorDataset(torch.zeros(10, 3))
+    by_batches = BatchSampler(RandomSampler(dataset), 2, drop_last=False)
+    assert source_of(DataLoader(dataset, batch_sampler=by_batches)).loading.shuffle

@@ -22,7 +22,7 @@ from autotune.executors import Attempt, ForecastRequest, Opened, Request
 from autotune.forecast.cards import Card, find_card
 from autotune.forecast.curve import Curve
 from autotune.forecast.margin import MARGIN_SHARES
-from autotune.forecast.records import Footprint, Rules
+from autotune.forecast.records import LARGEST, Footprint, Rules
 from autotune.spec import Mode, Precision
 from autotune.trial import Record, WorkloadFacts
 from autotune.units import format_bytes, format_count, parse_bytes
@@ -30,11 +30,9 @@ from autotune.units import format_bytes, format_count, parse_bytes
 SHOWN_SIZES = 6
 """So many batch sizes are chosen where none are asked for: a table of them fits 80 columns."""
 
-FORECAST_SECONDS = 600.0
-"""Bound on the forecasts of one variant: a step of a large model takes seconds to follow, for each size."""
-
-LARGEST = 1 << 20
-"""No batch size above it is looked at: whatever fits as many is not bound by memory."""
+FORECAST_SECONDS, PLACE_SECONDS = 600.0, 60.0
+"""Bound on the forecasts of one variant, and how much more each place allows: a step of a large model takes seconds to
+follow, for each size, and the largest on a place takes two to eight of them."""
 
 OTHER_CONTEXT_BYTES = 800 << 20
 """What the driver, CUDA's context and its libraries take on a device of which only the memory is known: amid the 664 to
@@ -254,15 +252,17 @@ class Estimate(Record, frozen=True):
 
 
 def place_of(memory: int | str, rules: Rules = Rules.CUDA) -> Place:
-    """The place that bytes, a size such as "24GiB", or the name of a GPU stand for.
+    """The place that bytes, a size such as "24GiB", or by CUDA's rules the name of a GPU stand for.
 
     Raises:
-        UsageError: the text is neither a size nor a known GPU.
+        UsageError: the text is neither a size nor, by CUDA's rules, a known GPU.
     """
     if isinstance(memory, str):
         try:
             memory_bytes = parse_bytes(memory)
         except UsageError:
+            if rules is Rules.CPU:  # whose memory no GPU has
+                raise
             return card_place(find_card(memory))
     else:
         memory_bytes = memory
@@ -315,7 +315,7 @@ def estimate(executor: DryExecutor, question: Question, told: Callable[[str], No
         largest=LARGEST,
         rules=question.rules,
         accumulation_steps=question.accumulation_steps,
-        timeout_seconds=FORECAST_SECONDS,
+        timeout_seconds=FORECAST_SECONDS + PLACE_SECONDS * len(question.places),
     )
     answers = []
     for precision, checkpointing in _ways(question):

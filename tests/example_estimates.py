@@ -17,7 +17,7 @@ SAMPLE_BYTES = {Precision.FP32: 20 * MIB, Precision.BF16: 11 * MIB, Precision.FP
 ALLOCATOR_BYTES = 2 * MIB
 
 
-def modelled(batch_size: int, sample_bytes: int) -> Footprint:
+def modelled(batch_size: int, sample_bytes: int, allocator_bytes: int = ALLOCATOR_BYTES) -> Footprint:
     """A step that peaks in the optimizer at small sizes, and in the backward pass from then on."""
     activations_bytes = batch_size * sample_bytes
     phases = {"backward": RESIDENT_BYTES + activations_bytes, "optimizer": RESIDENT_BYTES + OPTIMIZER_BYTES}
@@ -26,7 +26,7 @@ def modelled(batch_size: int, sample_bytes: int) -> Footprint:
     return Footprint(
         batch_size=batch_size,
         peak_bytes=phases[phase],
-        held_bytes=phases[phase] + ALLOCATOR_BYTES,
+        held_bytes=phases[phase] + allocator_bytes,
         composition=Composition(
             parameters_bytes=RESIDENT_BYTES // 3,
             gradients_bytes=RESIDENT_BYTES // 3,
@@ -50,6 +50,7 @@ class ModelledExecutor:
         name: of the workload.
         smallest: the first size that runs.
         base_bytes: of the process.
+        allocator_bytes: what the allocator holds beyond the tensors.
         refused: what cannot be forecast, with what the child would say.
         has_switch: for activation checkpointing, which divides the activations by 4.
         requests: every forecast asked for.
@@ -58,6 +59,7 @@ class ModelledExecutor:
     name: str = "net"
     smallest: int = 1
     base_bytes: int = 0
+    allocator_bytes: int = ALLOCATOR_BYTES
     refused: dict[Precision, str] = field(default_factory=dict)
     has_switch: bool = True
     requests: list[ForecastRequest] = field(default_factory=list)
@@ -95,13 +97,13 @@ class ModelledExecutor:
         sizes = {*request.batch_sizes, *edges, *([self.smallest] if largest else [])}
         return Forecast(
             rules=request.rules,
-            footprints=tuple(modelled(size, sample_bytes) for size in sorted(sizes)),
+            footprints=tuple(modelled(size, sample_bytes, self.allocator_bytes) for size in sorted(sizes)),
             base_bytes=self.base_bytes,
             largest_batch_sizes=tuple(largest),
             guesses=(f"a guess in {request.precision}", "a guess in all"),
         )
 
     def _largest(self, room_bytes: int, sample_bytes: int) -> int:
-        if modelled(self.smallest, sample_bytes).held_bytes > room_bytes:
+        if modelled(self.smallest, sample_bytes, self.allocator_bytes).held_bytes > room_bytes:
             return 0
-        return max(self.smallest, (room_bytes - RESIDENT_BYTES - ALLOCATOR_BYTES) // sample_bytes)
+        return max(self.smallest, (room_bytes - RESIDENT_BYTES - self.allocator_bytes) // sample_bytes)

@@ -22,6 +22,7 @@ from autotune.estimate import LARGEST, SHOWN_SIZES, Estimate, Place, Question, e
 from autotune.forecast.cards import CARDS
 from autotune.forecast.margin import MARGIN_SHARES
 from autotune.forecast.records import Rules
+from autotune.reports.estimate import as_json, render
 from autotune.spec import Mode, Precision
 
 GIB = 1 << 30
@@ -98,6 +99,13 @@ def test_chosen_sizes_begin_where_the_model_runs() -> None:
     assert estimated(ModelledExecutor(smallest=3)).batch_sizes[0] == 4
 
 
+def test_more_places_have_more_time() -> None:
+    few, many = ModelledExecutor(), ModelledExecutor()
+    estimated(few, batch_sizes=(8,))
+    estimated(many, batch_sizes=(8,), places=(SMALL, LARGE) * 13)
+    assert many.requests[0].timeout_seconds > 2 * few.requests[0].timeout_seconds
+
+
 def test_sizes_asked_for_are_forecast_at_once_and_shown_as_asked() -> None:
     executor = ModelledExecutor()
     found = estimated(executor, batch_sizes=(64, 8))
@@ -156,6 +164,34 @@ def test_memory_is_given_as_a_size_or_as_a_card() -> None:
     assert (card.memory_bytes > 39 * GIB, card.context_bytes > 0) == (True, True)
     with pytest.raises(UsageError, match="A1000000"):
         place_of("A1000000")
+    with pytest.raises(UsageError, match="A100 40GB"):
+        place_of("A100 40GB", Rules.CPU)
+
+
+def test_an_estimate_for_a_processor_has_no_answer_for_a_gpu() -> None:
+    with pytest.raises(UsageError, match="'A100 40GB' is not a size"):
+        estimated(rules=Rules.CPU).max_batch_size("A100 40GB")
+    assert estimated().max_batch_size("T4") > 0
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("untouched_mib", [30, 1023, 1540])
+def test_the_parts_add_up_where_the_allocator_holds_less_than_the_tensors_ask_for(
+    untouched_mib: int, width: int
+) -> None:
+    sizes = tuple(100 * step for step in range(1, 13))
+    found = estimated(ModelledExecutor(allocator_bytes=-untouched_mib * MIB), batch_sizes=sizes)
+    for variant in json.loads(as_json(found))["variants"]:
+        for size in variant["sizes"]:
+            assert sum(size[part] for part in PARTS) == size["peak_bytes"]
+            assert size["allocator_bytes"] == -untouched_mib * MIB
+    text = render(found, width)
+    lines = text.splitlines()
+    rows = [line.split()[1:] for line in lines if line.startswith("allocator")]
+    assert sum(len(row) // 2 for row in rows) == len(sizes)
+    assert all(number.startswith("-") for row in rows for number in row[::2])
+    assert max(map(len, lines)) <= width
+    assert "…" not in text
 
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)

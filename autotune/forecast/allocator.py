@@ -9,7 +9,6 @@ size, and what other libraries take besides.
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left, insort
 from collections.abc import Iterable
 
@@ -26,64 +25,38 @@ ROUND_LARGE = 2 << 20  # kRoundLarge: rounded up to a multiple of it
 def reserved_peak_bytes(events: Iterable[Event]) -> int:
     """The most that the allocator reserves while it serves a log, on a device without bounds.
 
-    A device with fewer bytes may still serve it: a full allocator gives back what it caches and tries again, see
-    `fits`. Until then, that is thrash.
+    A device with fewer bytes may still serve it: a full allocator gives back what it caches and tries again. Until it
+    fails, that is thrash.
     """
     allocator = CachingAllocator()
     _replay(events, allocator)
-    return allocator.reserved_peak_bytes
-
-
-def fits(events: Iterable[Event], budget_bytes: int) -> bool:
-    """Whether the allocator can serve a log without reserving more than a budget, cached segments given back.
-
-    With more bytes it could fail where it did not with fewer, since a full allocator also clears away segments that
-    stand in the way: of random logs one in ninety does at some budget. Logs of training steps were never seen to.
-    """
-    try:
-        _replay(events, CachingAllocator(budget_bytes))
-    except OutOfSegmentsError:
-        return False
-    return True
-
-
-class OutOfSegmentsError(Exception):
-    """A request needs a new segment, and the device has no room for it, even after all free ones were given back."""
+    return allocator.reserved_bytes  # nothing is given back
 
 
 class CachingAllocator:
     """The allocator's state: segments of device memory, cut into blocks.
 
     Attributes:
-        reserved_bytes: of all segments.
-        reserved_peak_bytes: the most that this has been.
-        allocated_bytes: of all blocks in use.
+        reserved_bytes: of all segments; it only grows.
     """
 
-    def __init__(self, capacity_bytes: float = math.inf) -> None:
-        """Nothing is reserved yet; segments may add up to the capacity."""
-        self.reserved_bytes = self.reserved_peak_bytes = self.allocated_bytes = 0
-        self._capacity_bytes = capacity_bytes
+    def __init__(self) -> None:
+        """Nothing is reserved yet."""
+        self.reserved_bytes = 0
         self._small, self._large = _Pool(), _Pool()
         self._next_address = 0
 
     def allocate(self, size_bytes: int) -> Block:
-        """A block of at least so many bytes (`malloc`).
-
-        Raises:
-            OutOfSegmentsError: the capacity does not allow it.
-        """
+        """A block of at least so many bytes (`malloc`)."""
         size = max(MIN_BLOCK_SIZE, _round_up(size_bytes, MIN_BLOCK_SIZE))
         pool = self._small if size <= SMALL_SIZE else self._large
         block = pool.take_best_fit(size) or self._new_segment(pool, size)
         self._split(block, size)
         block.is_free = False
-        self.allocated_bytes += block.size
         return block
 
     def free(self, block: Block) -> None:
         """Take a block back and join it with its free neighbours (`free_block`)."""
-        self.allocated_bytes -= block.size
         for neighbour in (block.previous, block.next):
             if neighbour is not None and neighbour.is_free:
                 block.pool.remove(neighbour)
@@ -91,14 +64,9 @@ class CachingAllocator:
         block.pool.add(block)
 
     def _new_segment(self, pool: _Pool, size: int) -> Block:
-        """A segment from the device, after giving back the free ones if it has to be (`alloc_block`)."""
+        """A segment from the device (`alloc_block`)."""
         segment_bytes = _segment_bytes(size)
-        if self.reserved_bytes + segment_bytes > self._capacity_bytes:
-            self.release_cached()
-            if self.reserved_bytes + segment_bytes > self._capacity_bytes:
-                raise OutOfSegmentsError
         self.reserved_bytes += segment_bytes
-        self.reserved_peak_bytes = max(self.reserved_peak_bytes, self.reserved_bytes)
         address, self._next_address = self._next_address, self._next_address + segment_bytes
         return Block(pool, address, segment_bytes)
 
@@ -107,11 +75,6 @@ class CachingAllocator:
         rest = block.size - size
         if rest >= MIN_BLOCK_SIZE if block.pool is self._small else rest > SMALL_SIZE:
             block.pool.add(block.cut(size))
-
-    def release_cached(self) -> None:
-        """Give every segment that is free as a whole back to the device (`release_cached_blocks`)."""
-        for pool in (self._small, self._large):
-            self.reserved_bytes -= pool.drop_whole_segments()
 
 
 class Block:
@@ -167,13 +130,6 @@ class _Pool:
         """The smallest block that is large enough, taken out (`get_free_block`)."""
         place = bisect_left(self._order, (size, 0))
         return self._pop(place) if place < len(self._order) else None
-
-    def drop_whole_segments(self) -> int:
-        """Forget the blocks without neighbours; returns their bytes."""
-        whole = [block for block in self._at.values() if block.previous is None and block.next is None]
-        for block in whole:
-            self.remove(block)
-        return sum(block.size for block in whole)
 
     def _pop(self, place: int) -> Block:
         _, address = self._order.pop(place)

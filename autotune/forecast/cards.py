@@ -7,7 +7,7 @@ isn't here:
 - what the driver keeps for itself: `nvidia-smi` counts it in the total, `cudaMemGetInfo` (the "total capacity" in
   torch's errors) does not;
 - the context of a process, which grows with the kernels that were loaded;
-- the workspace of cuBLAS, which torch takes through its allocator but which no tensor shows.
+- the workspace of cuBLAS or hipBLAS, which torch takes through its allocator but which no tensor shows.
 
 The totals and the driver's part are public readings where the table names a repository, and else what a relative or
 the data sheet says. A card that also serves a display has less.
@@ -27,12 +27,12 @@ CONTEXT_BYTES = 400 * MIB
 """Of a process with lazily loaded kernels, the default since CUDA 11.7: "around 400MB" (pytorch/pytorch#109888). A
 guess for ROCm."""
 
-CUBLAS_WORKSPACE_BYTES = {"Hopper": 32 * MIB, "Blackwell": 32 * MIB}
-"""`parseChosenWorkspaceSize` in aten/src/ATen/cuda/CublasHandlePool.cpp: 32 MiB on Hopper, and taken to be
-so on what came since."""
+BLAS_WORKSPACE_BYTES = {"Hopper": 32 * MIB, "Blackwell": 32 * MIB, "CDNA 2": 32 * MIB, "CDNA 3": 128 * MIB}
+"""`parseChosenWorkspaceSize` in aten/src/ATen/cuda/CublasHandlePool.cpp: 32 MiB on Hopper, and taken to be so on what
+came since; with ROCm 128 MiB on gfx94 and gfx95, and 32 MiB on others."""
 
-CUBLAS_WORKSPACE_ELSE_BYTES = (4096 * 2 + 16 * 8) << 10
-"""The same on older GPUs, :4096:2:16:8 in KiB."""
+BLAS_WORKSPACE_ELSE_BYTES = (4096 * 2 + 16 * 8) << 10
+"""The same on older GPUs of NVIDIA's, :4096:2:16:8 in KiB."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _near(spelling: str) -> list[str]:
 # Spellings
 
 _SAYS_NOTHING = re.compile(
-    r"nvidia|amd|geforce|tesla|quadro|instinct|radeon|gpu|generation|sxm\d?|pcie|nvl|oam|hbm\d?e?|gi?b?"
+    r"nvidia|amd|geforce|tesla|quadro|instinct|radeon|gpu|generation|sxm\d?|pcie|oam|hbm\d?e?|gi?b?"
 )
 _WORD = re.compile(r"\d+(?=gi?b\b)|[a-z0-9]+")
 
@@ -104,7 +104,7 @@ def _spellings(name: str, size_gb: int, others: tuple[str, ...]) -> frozenset[st
 
 
 def _card(name: str, architecture: str, size_gb: int, total_mib: int, kept_mib: int, *others: str) -> Card:
-    workspace_bytes = CUBLAS_WORKSPACE_BYTES.get(architecture, CUBLAS_WORKSPACE_ELSE_BYTES)
+    workspace_bytes = BLAS_WORKSPACE_BYTES.get(architecture, BLAS_WORKSPACE_ELSE_BYTES)
     total_bytes = total_mib * MIB
     usable_bytes = total_bytes - kept_mib * MIB - CONTEXT_BYTES - workspace_bytes
     return Card(name, architecture, total_bytes, usable_bytes, _spellings(name, size_gb, others))
@@ -138,7 +138,8 @@ CARDS = (
     _card("RTX 6000 Ada", "Ada", 48, 49140, 550),  # nvidia-smi; as H100
     # Hopper
     _card("H100", "Hopper", 80, 81559, 550),  # vllm-project/vllm#27508 (79.11 GiB); modal-labs/modal-client#2797
-    _card("H200", "Hopper", 141, 143771, 600),  # nvidia-smi; between H100 and B200
+    _card("H100 NVL", "Hopper", 94, 95830, 598),  # nvidia-smi; 93.00 GiB, ali-vilab/VACE#56
+    _card("H200", "Hopper", 141, 143771, 600, "H200 NVL"),  # nvidia-smi; between H100 and B200
     # Blackwell
     _card("RTX 5090", "Blackwell", 32, 32607, 484),  # noonghunna/club-3090#1229; 31.37 GiB, Wan-Video/Wan2.1#465
     _card("B200", "Blackwell", 180, 183359, 730),  # NVIDIA/TensorRT-LLM#10278; 178.35 GiB, pytorch/ao#4002

@@ -15,15 +15,13 @@ from typing import Any
 
 import torch
 
-from autotune.forecast.cpu_kernels import CONVOLUTIONS
-
 aten = torch.ops.aten
 
 CODE_BYTES = 8 << 20
 """What calling it brings into a process, by what is resident of mapped files: after a first step in fp32 it was 21 MiB
 in the median of eighteen models with convolutions or LSTMs (17 to 25), and 13 of thirteen without (torch 2.13)."""
 
-CALLERS = (*CONVOLUTIONS, aten.mkldnn_rnn_layer.default)
+CALLERS = (aten.convolution.default, aten.mkldnn_rnn_layer.default)
 """What it computes in any type."""
 
 BYTES_EACH = 660 << 10

@@ -24,13 +24,6 @@ CHANNEL_BLOCK = 16
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 INT64_BYTES, FP32_BYTES = 8, 4
 
-CONVOLUTIONS = (
-    aten.convolution.default,
-    aten.conv1d.default,  # seen whole where autograd is off
-    aten.conv2d.default,
-    aten.conv3d.default,
-)
-
 POINTWISE = (
     aten.add.Tensor,
     aten.add_.Tensor,
@@ -156,8 +149,77 @@ def _ctc_backward(args: tuple[Any, ...], _out: Any) -> Workspace:
     return Workspace(after=[_bytes(args[6])])
 
 
+def _lstm_without_gradients(args: tuple[Any, ...], _out: Any) -> Workspace:
+    """The states of all steps, where no reserve holds them, and a copy of the weights.
+
+    In reverse also what goes in and comes out, which else is read and written where it lies. More is asked for, and
+    never touched. Measured with torch 2.13, with and without AVX-512.
+    """
+    if torch.is_grad_enabled():
+        return Workspace()
+    data, in_weight, out_weight, hidden, is_reverse = *args[:3], args[5].shape[-1], args[7]
+    widths = hidden + (2 * max(data.shape[-1], hidden) if is_reverse else 0)
+    states = data.shape[0] * data.shape[1] * widths * data.element_size()
+    return Workspace(across_others=[states, _bytes(in_weight), _bytes(out_weight)])
+
+
+# Layers of a Transformer that are one operator (see `fast_path`)
+
+IsFused = Callable[[Tensor, int, Tensor | None, bool], bool]
+"""From the input, the number of heads, a mask and whether weights are returned: does a fused kernel attend to it?"""
+
+
+def layer_rules(is_fused: IsFused) -> Transients:
+    """What self-attention, and a whole layer of an encoder, hold besides their input.
+
+    `native_multi_head_attention_cpu` and the like in aten/src/ATen/native/transformers/attention.cpp;
+    `transformer_encoder_layer_forward` in transformer.cpp beside it, where a wide layer follows that works in place.
+    """
+
+    def attend(args: tuple[Any, ...], _out: Any) -> Workspace:
+        mask, returns_weights, takes_mean = _given(args, 9, None), _given(args, 10, True), _given(args, 11, True)
+        query, heads = args[0], args[4]
+        attention = _attention(query, heads, mask, fused=is_fused(query, heads, mask, returns_weights))
+        averaged = [attention[0], _scores(query, heads)] if returns_weights and takes_mean else []
+        return Workspace(before=attention, across_others=averaged)
+
+    def encode(args: tuple[Any, ...], _out: Any) -> Workspace:
+        source, heads, norm_first, wide_weight, mask = args[0], args[2], args[8], args[14], _given(args, 18, None)
+        attention = _attention(source, heads, mask, fused=is_fused(source, heads, mask, False))
+        narrow = _bytes(source)
+        wide = narrow * wide_weight.shape[0] // wide_weight.shape[1]
+        normed = [narrow] if norm_first else []
+        return Workspace(before=[*normed, *max(attention, [narrow, wide, narrow], key=sum)])
+
+    return {
+        aten._native_multi_head_attention.default: attend,
+        aten._transformer_encoder_layer_fwd.default: encode,
+    }
+
+
+def _given(args: tuple[Any, ...], place: int, default: Any) -> Any:
+    return args[place] if len(args) > place else default
+
+
+def _attention(query: Tensor, heads: int, mask: Tensor | None, *, fused: bool) -> list[int]:
+    """Query, key and value; and either what they are made of, or the scores, or what a fused kernel returns.
+
+    With a mask, which is made one of truth values, the scores are there twice.
+    """
+    projected = 3 * _bytes(query)
+    if fused:
+        return [projected, _bytes(query)]
+    masked = 0 if mask is None else _scores(query, heads) + mask.numel()
+    return [projected, max(projected, _scores(query, heads) + masked)]
+
+
+def _scores(query: Tensor, heads: int) -> int:
+    samples, length = query.shape[:2]
+    return samples * heads * length**2 * query.element_size()
+
+
 CPU_TRANSIENTS: Transients = {
-    **dict.fromkeys(CONVOLUTIONS, _convolution),
+    aten.convolution.default: _convolution,
     aten.convolution_backward.default: _convolution_backward,
     aten.sum.default: _sum,
     aten.sum.dim_IntList: _sum,
@@ -171,12 +233,14 @@ CPU_TRANSIENTS: Transients = {
     **dict.fromkeys(POINTWISE, _mixed_types),
     aten._ctc_loss_backward.default: _ctc_backward,
     aten._ctc_loss_backward.Tensor: _ctc_backward,
+    aten.mkldnn_rnn_layer.default: _lstm_without_gradients,
+    **layer_rules(lambda *_: False),
 }
 
 
 def _lstm(args: tuple[Any, ...], out: Any) -> list[tuple[Tensor, float]]:
-    """The reserve is the fourth of what it returns; `reverse` the eighth of its arguments."""
-    return [(out[3], RESERVE_UNTOUCHED[args[7]])]
+    """The reserve is the fourth of what it returns, where gradients are on; `reverse` the eighth of its arguments."""
+    return [] if out[3] is None else [(out[3], RESERVE_UNTOUCHED[args[7]])]
 
 
 CPU_UNTOUCHED: Untouched = {aten.mkldnn_rnn_layer.default: _lstm}

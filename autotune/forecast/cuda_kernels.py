@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.library import Library
 from torch.nn import functional
 
+from autotune.forecast.cpu_kernels import layer_rules
 from autotune.forecast.tracker import Transients, Workspace
 
 aten = torch.ops.aten
@@ -57,7 +58,7 @@ def register_cuda_kernels(library: Library, note: Note) -> None:
 def _dropout(tensor: Tensor, probability: float, train: bool) -> Tensor:
     """CUDA's dropout keeps a mask of booleans, the CPU's one in the tensor's type (`Dropout.cpp`)."""
     if not train or probability == 0 or tensor.numel() == 0:
-        return tensor.clone() if torch.is_inference_mode_enabled() else tensor
+        return tensor
     if probability == 1:
         return tensor * 0
     dropped: Tensor = torch.native_dropout(tensor, probability, train=True)[0]
@@ -150,7 +151,7 @@ def _attention(  # noqa: PLR0917 - the operator's own arguments
 FLASH_LARGEST_HEAD = 256  # check_head_dim_size_flash
 FLASH_ALIGNMENT = 8  # pad_last_dim<8>
 EFFICIENT_ALIGNMENT_BYTES = 16  # minimum_gemm_alignment: 8 numbers of two bytes, 4 of four
-BIAS_ALIGNMENT = 16  # preprocess_mask: pad_bias<16>
+BIAS_ALIGNMENT = 8  # preprocess_mask: mem_eff_alignment
 
 
 def _takes_flash(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> bool:
@@ -193,10 +194,12 @@ def _as_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _aligned_bias(mask: Tensor, query: Tensor, key: Tensor) -> Tensor:
-    """The bias in rows of an aligned length, and seen for all heads (`preprocess_mask`)."""
-    length = mask.shape[-1]
-    padded = functional.pad(mask, (0, -length % BIAS_ALIGNMENT))[..., :length]
-    return padded.expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
+    """The bias seen for all heads; copied to rows of an aligned length where they are not (`preprocess_mask`)."""
+    length, (*strides, last) = mask.shape[-1], mask.stride()
+    if last != 1 or any(stride % BIAS_ALIGNMENT for stride in strides):
+        padding = BIAS_ALIGNMENT - length % BIAS_ALIGNMENT  # a whole one where the length itself is aligned
+        mask = functional.pad(mask, (0, padding))[..., :length]
+    return mask.expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
 
 
 def _pad_head(tensor: Tensor, alignment: int) -> Tensor:
@@ -230,6 +233,14 @@ def _efficient_backward(args: tuple[Any, ...], _out: Any) -> Workspace:
     return Workspace(across_others=[int(FP32_BYTES * batch * heads * (length + accumulated))])
 
 
+FUSED_HEADS = 8  # dim_per_head % 8 == 0
+
+
+def _is_fused(query: Tensor, heads: int, mask: Tensor | None, returns_weights: bool) -> bool:
+    """As `native_multi_head_attention_cuda` chooses (aten/src/ATen/native/transformers/cuda/attention.cu)."""
+    return mask is None and not returns_weights and query.shape[-1] // heads % FUSED_HEADS == 0
+
+
 def _round_up(size: int, unit: int) -> int:
     return -(-size // unit) * unit
 
@@ -237,5 +248,6 @@ def _round_up(size: int, unit: int) -> int:
 CUDA_TRANSIENTS: Transients = {
     aten._scaled_dot_product_flash_attention_backward.default: _flash_backward,
     aten._scaled_dot_product_efficient_attention_backward.default: _efficient_backward,
+    **layer_rules(_is_fused),
 }
 """What CUDA's kernels take inside themselves. Sources: the files named at each."""

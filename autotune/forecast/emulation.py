@@ -29,18 +29,18 @@ from torch.library import Library
 from torch.overrides import TorchFunctionMode
 
 from autotune.forecast.cuda_autocast import register_cuda_autocast
-from autotune.forecast.cuda_kernels import CUDA_TRANSIENTS, register_cuda_kernels
-
-__all__ = ["CUDA_TRANSIENTS", "cuda_on_cpu"]
+from autotune.forecast.cuda_kernels import register_cuda_kernels
 
 CONVOLUTION_NOTE = "convolutions were taken to need no workspace, which cuDNN chooses when they run"
 RECURRENT_NOTE = "recurrent layers were taken to need what they need on a CPU"
+LAYER_NOTE = "attention in a layer that is one operator was taken to run a fused kernel where no mask is given"
 
 UNLIKE_CUDA: dict[Any, str] = {
     **dict.fromkeys((torch.conv1d, torch.conv2d, torch.conv3d), CONVOLUTION_NOTE),
     **dict.fromkeys((torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d), CONVOLUTION_NOTE),
     **dict.fromkeys((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu), RECURRENT_NOTE),
     **dict.fromkeys((torch.gru_cell, torch.rnn_tanh_cell, torch.rnn_relu_cell), RECURRENT_NOTE),  # of `recurrence`
+    **dict.fromkeys((torch._transformer_encoder_layer_fwd, torch._native_multi_head_attention), LAYER_NOTE),
 }
 """Functions whose memory on a GPU is another, and what is said of them."""
 

@@ -183,10 +183,6 @@ class Heap:
         """What was touched and not given back, besides what was there before."""
         return self._touched - self._before_bytes + self.mapped_bytes
 
-    def malloc(self, size_bytes: int) -> Chunk:
-        """A chunk for so many bytes."""
-        return self.chunk(_chunk_size(size_bytes))
-
     def chunk(self, size: int) -> Chunk:
         """A chunk of so many bytes, header included: rounded beforehand, where many of a size are asked for."""
         kept = self._tcache[size]

@@ -24,7 +24,13 @@ MOST_EVALUATIONS = 40
 
 
 def largest_within(
-    peak_bytes: Callable[[int], float], budget_bytes: float, smallest: int, largest: int, resolution: float = 0.0
+    peak_bytes: Callable[[int], float],
+    budget_bytes: float,
+    smallest: int,
+    largest: int,
+    resolution: float = 0.0,
+    *,
+    beyond_bytes: float = math.nan,
 ) -> int:
     """The largest batch size in a range whose peak is within the budget; 0 where not even the smallest is.
 
@@ -37,11 +43,12 @@ def largest_within(
         smallest: the first size considered.
         largest: the last one.
         resolution: how near to the edge will do, as a share of the answer; with 0 it is found exactly.
+        beyond_bytes: the peak at the size after the last one, over the budget; NaN where it is not known.
     """
     low = _Point(smallest, peak_bytes(smallest) - budget_bytes)
     if low.excess_bytes > 0:
         return 0
-    below, high = None, _Point(largest + 1, math.nan)
+    below, high = None, _Point(largest + 1, beyond_bytes - budget_bytes)
     growth, fitted = MOST_GROWTH if resolution else 2, None
     for turn in range(1, MOST_EVALUATIONS):
         if high.batch_size - low.batch_size <= max(1, resolution * low.batch_size):
@@ -58,7 +65,7 @@ def largest_within(
 
 @dataclass(frozen=True)
 class _Point:
-    """A batch size and by how much it is over the budget; NaN beyond the range, where nothing was asked."""
+    """A batch size and by how much it is over the budget; NaN beyond the range, where that is not known."""
 
     batch_size: int
     excess_bytes: float

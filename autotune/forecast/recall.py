@@ -125,7 +125,7 @@ def _is_pointwise_in_place(func: Any) -> bool:
 
 def _key(func: Any, args: Args, kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
     """What calls have in common whose results are alike; None for one that is like no other."""
-    key = [func, torch.get_default_dtype(), torch.is_inference_mode_enabled(), *kwargs]
+    key = [func, torch.get_default_dtype(), *kwargs]
     return tuple(key) if _tell(key, args) and _tell(key, kwargs.values()) else None
 
 

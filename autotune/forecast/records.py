@@ -13,6 +13,9 @@ from typing import NamedTuple
 
 from autotune.trial import Record
 
+LARGEST = 1 << 20
+"""No batch size above it is looked at where nothing else bounds it: whatever fits as many is not bound by memory."""
+
 
 class Rules(StrEnum):
     """Whose memory a step is forecast for: `CPU` is this machine's processor, `CUDA` an NVIDIA GPU, here or not."""

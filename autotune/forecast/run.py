@@ -23,7 +23,7 @@ from torch import nn
 from autotune.bench import Bench, Step
 from autotune.devices import linux_process as linux
 from autotune.errors import NoForecastError
-from autotune.forecast import first_code, users_line
+from autotune.forecast import first_code, inference, users_line
 from autotune.forecast.allocator import reserved_peak_bytes
 from autotune.forecast.heap import heap_peak_bytes, is_in_use
 from autotune.forecast.records import Footprint, Rules
@@ -102,11 +102,11 @@ class Forecaster:
     def _followed(self, batch_size: int) -> _Ran:
         """A run without data; the first time, one that stops where something must be learnt by running it."""
         if self._is_watching:
-            self._is_watching = False
             found = self._watched(batch_size)
+            self._lesson = self._learnt() if found is None else None
+            self._is_watching = False  # only now: a size that raised on the way has shown nothing
             if found is not None:
                 return found
-            self._lesson = self._learnt()
         return self._fake_run(batch_size, *([self._lesson.corrector(batch_size)] if self._lesson else []))
 
     def _watched(self, batch_size: int) -> _Ran | None:
@@ -186,7 +186,10 @@ def track_real(
     tracker = ByteTracker(rules, device_type=device_type, transients=_transients(rules), untouched=_untouched(rules))
     tracker.give(_tensors_of(bench.workload.model), Owner.PARAMETERS)
     tracked = _tracked(bench, tracker, bench.workload.make_batch)
-    operators = _run_steps(tracked, batch_size, tracker, steps, accumulation_steps)
+    from autotune.forecast import fast_path
+
+    with inference.means_no_grad(), fast_path.cast_as_unwatched():
+        operators = _run_steps(tracked, batch_size, tracker, steps, accumulation_steps)
     return _footprint(batch_size, rules, _Ran(tracker, operators), started)
 
 

@@ -88,12 +88,52 @@ def _view(tensor: Tensor, sizes: Sequence[int]) -> Any:
     return tensor.as_strided(whole, strides[::-1][: len(whole)], tensor.storage_offset())
 
 
+def _ctc_loss_backward(_gradient: Tensor, log_probabilities: Tensor, *_: Any) -> Tensor:
+    """The gradient of the log probabilities. torch has no rule (2.13), and would run the operator on zeros.
+
+    `ctc_loss_backward_cpu_template` in aten/src/ATen/native/LossCTC.cpp.
+    """
+    return torch.empty_like(log_probabilities, memory_format=torch.contiguous_format)
+
+
+def _encoder_layer(source: Tensor, *_: Any) -> Tensor:
+    """What `nn.TransformerEncoderLayer` returns in evaluation, for which not every torch has a rule."""
+    return torch.empty_like(source, memory_format=torch.contiguous_format)
+
+
+def _self_attention(
+    query: Tensor,
+    _key: Tensor,
+    _value: Tensor,
+    _width: int,
+    heads: int,
+    _in_weight: Tensor,
+    _in_bias: Tensor,
+    _out_weight: Tensor,
+    _out_bias: Tensor,
+    _mask: Tensor | None = None,
+    needs_weights: bool = True,
+    takes_mean: bool = True,
+    *_: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """What `nn.MultiheadAttention` returns likewise: the result, and the weights of all heads or their mean."""
+    samples, length = query.shape[:2]
+    each_head = () if takes_mean else (heads,)
+    weights = query.new_empty((samples, *each_head, length, length)) if needs_weights else None
+    return torch.empty_like(query, memory_format=torch.contiguous_format), weights
+
+
 STAND_INS: dict[Any, Callable[..., Any]] = {
     aten.view.default: _view,
     aten._unsafe_view.default: _view,
     aten.native_batch_norm.default: _batch_norm,
     aten.native_batch_norm_backward.default: _batch_norm_backward,
     aten.native_group_norm_backward.default: _group_norm_backward,
+    aten._ctc_loss_backward.default: _ctc_loss_backward,
+    aten._ctc_loss_backward.Tensor: _ctc_loss_backward,
+    aten._transformer_encoder_layer_fwd.default: _encoder_layer,
+    aten._native_multi_head_attention.default: _self_attention,
+    aten._nested_tensor_from_mask_left_aligned.default: lambda *_: True,  # padding lies at the end, as it mostly does
 }
 if hasattr(aten, "_grouped_mm"):  # not in torch 2.6
     STAND_INS[aten._grouped_mm.default] = _grouped_mm

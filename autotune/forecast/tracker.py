@@ -155,6 +155,7 @@ class ByteTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._births: list[str] = []  # the phase in which each storage was born
         self._step_ends: list[int] = []
         self._bare: set[int] = set()
+        self._moved_bytes = 0  # that storages had until the operator at hand gave them others
         self._nodes: dict[int, int] = {}  # beside each storage: one with the first that an operator returns
         self._last_returned = -1  # by which operator a storage was returned last
         self._phase = FORWARD
@@ -203,15 +204,14 @@ class ByteTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Arguments that are new were there before: a constant of the user's, a model that nobody gave."""
         if isinstance(value, torch.Tensor):
             seen = value if self._seen_as is None else self._seen_as(value)
-            known = len(self._births)
-            storage = self._see(seen)
-            if storage is not None and storage.number == known:
-                self._owners[known] = Owner.PARAMETERS
+            self._see(seen, born_to=Owner.PARAMETERS)
         elif isinstance(value, list | tuple):
             for item in value:
                 self._see_inputs(item)
 
-    def _see(self, tensor: torch.Tensor, counted_bytes: int | None = None) -> _Storage | None:
+    def _see(
+        self, tensor: torch.Tensor, counted_bytes: int | None = None, born_to: Owner | None = None
+    ) -> _Storage | None:
         try:
             untyped = tensor.untyped_storage()
         except NotImplementedError:  # sparse and opaque tensors have none
@@ -219,7 +219,7 @@ class ByteTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         known, said_bytes = self._storages.get(untyped._cdata), untyped.nbytes()
         if known is None:
             count = said_bytes if counted_bytes is None else counted_bytes
-            return self._be_born(untyped, said_bytes, count) if count and self._is_ours(tensor) else None
+            return self._be_born(untyped, said_bytes, count, born_to) if count and self._is_ours(tensor) else None
         if known.said_bytes != said_bytes:
             self._resize(known, said_bytes)
         return known
@@ -227,7 +227,9 @@ class ByteTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _is_ours(self, tensor: torch.Tensor) -> bool:
         return _device_of(tensor).type == self._device_type
 
-    def _be_born(self, untyped: torch.UntypedStorage, said_bytes: int, counted_bytes: int) -> _Storage:
+    def _be_born(
+        self, untyped: torch.UntypedStorage, said_bytes: int, counted_bytes: int, owner: Owner | None
+    ) -> _Storage:
         storage = _Storage(untyped, self._die)
         storage.key, storage.number = untyped._cdata, len(self._births)
         storage.said_bytes, storage.counted_bytes = said_bytes, counted_bytes
@@ -235,6 +237,8 @@ class ByteTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._births.append(self._phase)
         self._nodes[storage.number] = int(self._last_returned != self.operators)
         self._last_returned = self.operators
+        if owner is not None:
+            self._owners[storage.number] = owner
         self._count(storage.number, counted_bytes)
         return storage
 
@@ -245,9 +249,15 @@ class ByteTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _resize(self, storage: _Storage, said_bytes: int) -> None:
         """The memory moves: what it had is freed once the new is there, as `resize_` copies between them."""
-        self._count(storage.number, -storage.counted_bytes)
-        storage.said_bytes = storage.counted_bytes = said_bytes
+        before, before_bytes = storage.number, storage.counted_bytes
+        storage.number, storage.said_bytes, storage.counted_bytes = len(self._births), said_bytes, said_bytes
+        self._births.append(self._births[before])
+        self._nodes[storage.number] = self._nodes[before]
+        if before in self._owners:
+            self._owners[storage.number] = self._owners[before]
         self._count(storage.number, said_bytes)
+        self._count(before, -before_bytes)
+        self._moved_bytes += self._rounded(before_bytes if said_bytes else 0)
 
     def _count(self, number: int, size_bytes: int) -> None:
         if size_bytes:
@@ -288,7 +298,8 @@ class ByteTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         transient_bytes = self._see_with(workspace(args, out), out) if workspace else self._see_all(out)
         if func in self._untouched:
             self._note_untouched(self._untouched[func](args, out))
-        self._notice_peak(func, transient_bytes)
+        self._notice_peak(func, transient_bytes + self._moved_bytes)
+        self._moved_bytes = 0
         return out
 
     def _note_untouched(self, shares: Iterable[tuple[torch.Tensor, float]]) -> None:

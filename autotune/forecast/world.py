@@ -21,7 +21,7 @@ import torch.optim.optimizer as torch_optimizer
 import torch.utils._foreach_utils as foreach_utils
 from torch._subclasses.fake_tensor import FakeTensor
 
-from autotune.forecast import libraries
+from autotune.forecast import fast_path, inference, libraries
 from autotune.forecast.guesses import Guesses
 from autotune.forecast.recall import RecallingMode
 from autotune.forecast.records import Rules
@@ -45,7 +45,8 @@ class World:
 
 def is_native(rules: Rules, device: str) -> bool:
     """True where the rules are those of a device that is here, and that the workload is on."""
-    return rules is Rules.CPU or (torch.cuda.is_available() and device.startswith("cuda"))
+    is_here = rules is Rules.CPU or torch.cuda.is_available()
+    return is_here and torch.device(device).type == rules.value
 
 
 @contextmanager
@@ -66,12 +67,14 @@ def fake_world(rules: Rules, device: str | None = None, mode: RecallingMode | No
         warnings.simplefilter("ignore")  # they were shown, or will be, when the step really runs
         stack.enter_context(_quiet_fakes())
         stack.enter_context(quick_sequences())
-        if not native:
+        stack.enter_context(inference.means_no_grad())
+        if rules is Rules.CUDA and not native:
             from autotune.forecast.emulation import cuda_on_cpu  # most forecasts need none of it
 
             guesses.notes = stack.enter_context(cuda_on_cpu())  # one list for both, in the order of the step
         entered = stack.enter_context(mode or RecallingMode())
         stack.enter_context(libraries.noted(guesses.notes))
+        stack.enter_context(fast_path.taken(guesses.notes))
         stack.enter_context(guesses)
         yield World(mode=entered, device=wanted if native else "cpu", guesses=guesses.notes)
 

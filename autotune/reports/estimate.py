@@ -16,8 +16,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from autotune.estimate import LARGEST, Estimate, Place, Variant
-from autotune.forecast.records import Footprint, Rules
+from autotune.estimate import Estimate, Place, Variant
+from autotune.forecast.records import LARGEST, Footprint, Rules
 from autotune.reports.plain_text import printable
 from autotune.reports.terminal import WIDEST_TEXT, as_text, empty_table, gap_columns
 from autotune.spec import Mode
@@ -79,8 +79,9 @@ def _sections(
         widest = max(len("batch"), *(len(format_count(size)) for size in estimate.batch_sizes))
         groups = _groups(variants, width - widest, width)
         yield f"Predicted peak by {micro} size", _apart(_peaks_table(estimate, group, width) for group in groups)
-    chunk = max(1, (width - _PART_COLUMNS) // (_SIZE_COLUMNS + gap_columns(width)))
     sizes = [size for size in estimate.batch_sizes if first.footprint(size)]
+    has_minus = any(_allocator_bytes(one) < 0 for one in first.footprints)
+    chunk = max(1, (width - _PART_COLUMNS) // (_SIZE_COLUMNS + has_minus + gap_columns(width)))
     chunks = [sizes[start : start + chunk] for start in range(0, len(sizes), chunk)]
     tables = _apart(_parts_table(estimate, first, sizes, width) for sizes in chunks)
     yield f"What the predicted peak is made of, in {first.label}", [*tables, *_worst_moments(first, sizes)]
@@ -137,7 +138,7 @@ def _parts_table(estimate: Estimate, variant: Variant, sizes: Sequence[int], wid
     found = [footprint for size in sizes if (footprint := variant.footprint(size))]
     for name, key in _PARTS.items():
         made.add_row(name, *(format_bytes(getattr(one.composition, key)) for one in found))
-    made.add_row("allocator", *(format_bytes(_allocator_bytes(one)) for one in found))
+    made.add_row("allocator", *(_signed(_allocator_bytes(one)) for one in found))
     base = ("CUDA context", estimate.context_bytes) if estimate.rules is Rules.CUDA else ("process", variant.base_bytes)
     made.add_row(base[0], *(format_bytes(base[1]) for _ in found))
     made.add_section()  # a blank line
@@ -149,8 +150,12 @@ def _parts_table(estimate: Estimate, variant: Variant, sizes: Sequence[int], wid
 
 
 def _allocator_bytes(footprint: Footprint) -> int:
-    """What the allocator holds beyond the tensors; a heap may round less than is reckoned for the tensors."""
-    return max(0, footprint.held_bytes - footprint.peak_bytes)
+    """What the allocator holds beyond the tensors; below zero where they are more than the memory that they touch."""
+    return footprint.held_bytes - footprint.peak_bytes
+
+
+def _signed(size_bytes: int) -> str:
+    return ("-" if size_bytes < 0 else "") + format_bytes(abs(size_bytes))
 
 
 def _worst_moments(variant: Variant, sizes: Sequence[int]) -> Iterator[Text]:

@@ -5,6 +5,7 @@ A run without data changes torch for the whole process while it lasts, and uses 
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
@@ -18,8 +19,10 @@ import pytest
 import torch
 
 from autotune.forecast.records import Footprint, Rules
-from autotune.spec import FileWorkload, ProbeSpec
+from autotune.spec import FileWorkload, Mode, Precision, ProbeSpec
 
+M_MMAP_THRESHOLD = -3
+reads_proc = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads Linux's /proc")
 needs_bf16 = pytest.mark.skipif(
     not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN computes nothing in bf16 on this processor"
 )
@@ -82,6 +85,35 @@ def truth(target: str, size: int, *, accumulation_steps: int = 1, **spec: Any) -
     """The footprint of steps that really ran."""
     footprint: Footprint = in_child(_truth, target, size, accumulation_steps, spec)
     return footprint
+
+
+def inference_bytes(target: str, size: int, precision: Precision = Precision.FP32) -> int:
+    """What steps of inference really add to a process at most: their results, the last one kept, and all besides."""
+    found: int = in_child(_inference_bytes, target, size, precision)
+    return found
+
+
+def _inference_bytes(target: str, size: int, precision: Precision) -> int:
+    from autotune.bench import Step
+    from autotune.devices import linux_process
+
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 16)  # each block on its own, so that no hole in the heap hides one
+    step = Step(_bench(target, {"mode": Mode.INFERENCE, "precision": precision}), size)
+    for _ in range(2):  # brings what libraries keep
+        step()
+    before_bytes = linux_process.resident().total_bytes
+    _result = step()
+    linux_process.reset_peak()
+    _other = step()
+    peak_bytes = linux_process.peak_resident_bytes()
+    assert peak_bytes is not None
+    return peak_bytes - before_bytes
+
+
+def forecast_inference_bytes(target: str, size: int, precision: Precision = Precision.FP32) -> int:
+    """The same, as a forecast has it."""
+    (said,) = forecast(target, size, mode=Mode.INFERENCE, precision=precision).footprints
+    return said.peak_bytes - said.composition.parameters_bytes - said.composition.batch_bytes
 
 
 def model_file(folder: Path, text: str) -> str:

@@ -38,7 +38,10 @@ MIB = 1 << 20
         ("H100", "H100"),
         ("NVIDIA H100 80GB HBM3", "H100"),
         ("h100 pcie", "H100"),
+        ("NVIDIA H100 NVL", "H100 NVL"),
+        ("h100-nvl-94gb", "H100 NVL"),
         ("NVIDIA H200", "H200"),
+        ("NVIDIA H200 NVL", "H200"),
         ("B200", "B200"),
         ("AMD Instinct MI300X", "MI300X"),
     ],
@@ -83,6 +86,14 @@ def test_every_card_is_found_by_its_own_name_and_has_most_of_its_memory_for_trai
     assert find_card(card.name) is card
     lost_bytes = card.total_bytes - card.usable_bytes
     assert 400 * MIB < lost_bytes < 0.08 * card.total_bytes
+
+
+@pytest.mark.parametrize(
+    ("name", "lost_mib"), [("H100 NVL", 598 + 400 + 32), ("MI250X", 400 + 32), ("MI300X", 400 + 128)]
+)
+def test_driver_context_and_workspace_are_what_a_card_loses(name: str, lost_mib: int) -> None:
+    card = find_card(name)
+    assert card.total_bytes - card.usable_bytes == lost_mib * MIB
 
 
 def test_cards_are_looked_up_without_torch() -> None:

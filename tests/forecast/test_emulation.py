@@ -19,7 +19,7 @@ from autotune.forecast import cuda_autocast
 from autotune.forecast.cuda_kernels import CUDA_TRANSIENTS, EFFICIENT_NOTE, FLASH_NOTE, MATH_NOTE
 from autotune.forecast.emulation import CONVOLUTION_NOTE, RECURRENT_NOTE, cuda_on_cpu, replacements
 from autotune.forecast.records import Rules
-from autotune.forecast.tracker import ByteTracker
+from autotune.forecast.tracker import ByteTracker, Owner
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="with CUDA nothing is emulated")
 
@@ -223,6 +223,26 @@ def test_attention_runs_the_kernel_that_cuda_would_choose_and_notes_it(
         out.sum().backward()
         assert all(tensor.grad.shape == tensor.shape for tensor in inputs)
     assert notes == [note]
+
+
+def born_bytes(bias: torch.Tensor) -> list[int]:
+    """The sizes of what attention with a bias makes, results of its kernel included."""
+    inputs = qkv(bias.dtype, length=bias.shape[-1])
+    with ByteTracker(Rules.CUDA) as tracker, torch.no_grad():
+        tracker.give([*inputs, bias], Owner.PARAMETERS)
+        before = len(tracker.events)
+        functional.scaled_dot_product_attention(*inputs, attn_mask=bias)
+        return [event.size_bytes for event in tracker.events[before:] if event.size_bytes > 0]
+
+
+def test_a_bias_is_copied_only_where_its_rows_are_not_aligned() -> None:
+    with emulated():
+        aligned = born_bytes(torch.zeros(256, 256))
+        assert born_bytes(torch.zeros(1, 256)).count(256 * 4) == 0
+        assert born_bytes(torch.zeros(2, 1, 256, 256)) == aligned
+        assert 256 * 256 * 4 not in aligned
+        assert 250 * 256 * 4 in born_bytes(torch.zeros(250, 250))
+        assert 256 * 264 * 4 in born_bytes(torch.zeros(256, 256).t())  # by a whole eight, though 256 is a multiple
 
 
 def test_the_kernels_that_the_user_allows_are_heeded() -> None:

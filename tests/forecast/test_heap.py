@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from autotune.forecast.heap import (
     DEFAULT_MMAP_THRESHOLD_MAX,
     FASTBIN_CONSOLIDATION_THRESHOLD,
+    MALLOC_ALIGNMENT,
     PAGE_BYTES,
     STARTS,
     TENSOR_ALIGNMENT,
@@ -90,7 +91,7 @@ def test_a_peak_lies_between_the_live_bytes_and_all_that_was_ever_asked_for(even
 @given(st.lists(st.integers(FASTBIN_CONSOLIDATION_THRESHOLD, 8 * MIB), min_size=1, max_size=30), st.randoms())
 def test_when_everything_is_freed_little_more_than_the_trim_threshold_stays(blocks, shuffle):
     heap = Heap(mmap_threshold=9 * MIB)
-    chunks = [heap.malloc(size) for size in blocks]
+    chunks = [heap.chunk(size - size % MALLOC_ALIGNMENT) for size in blocks]
     shuffle.shuffle(chunks)
     for chunk in chunks:
         heap.free(chunk)
@@ -133,7 +134,7 @@ def test_the_threshold_does_not_rise_above_32_mib():
 def test_a_walled_in_hole_is_too_small_for_another_tensor_of_the_same_size():
     heap = Heap(mmap_threshold=9 * MIB)
     first = heap.memalign(8 * MIB)
-    wall, _ = heap.malloc(4000)
+    wall, _ = heap.chunk(4000)
     heap.free(first)
     second, _ = heap.memalign(8 * MIB)
     assert second > wall  # posix_memalign asks for more than it will use

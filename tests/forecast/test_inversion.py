@@ -75,6 +75,20 @@ def test_everything_fits() -> None:
     assert asked_by(lambda _: 1.0, 50, largest=1000)[0] == 1000
 
 
+def test_a_peak_that_is_known_beyond_the_range_saves_questions() -> None:
+    answer, asked = asked_by(lambda size: 300.0 + 7 * size, 300 + 7 * 700 + 3, 512, 1023)
+    informed: list[int] = []
+
+    def remembered(size: int) -> float:
+        informed.append(size)
+        return 300.0 + 7 * size
+
+    again = largest_within(remembered, 300 + 7 * 700 + 3, 512, 1023, beyond_bytes=300.0 + 7 * 1024)
+    assert answer == again == 700
+    assert informed == [512, 700, 701]
+    assert len(informed) < len(asked)
+
+
 def test_the_smallest_is_respected() -> None:
     answer, asked = asked_by(lambda size: 10.0 * size, 45, smallest=2)
     assert answer == 4

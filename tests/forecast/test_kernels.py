@@ -6,6 +6,7 @@ import ctypes
 import resource
 import struct
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,32 @@ def _gradients(grad: torch.Tensor, image: torch.Tensor, weight: torch.Tensor, ma
 def _depthwise(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
     image = torch.randn(4, 768, 6, 6, dtype=dtype).to(memory_format=torch.channels_last)
     return image, image.clone(), torch.randn(768, 1, 7, 7, dtype=dtype)
+
+
+def _gates(width: int, hidden: int) -> tuple[torch.Tensor, ...]:
+    """A sequence and the weights of a recurrent layer."""
+    sizes = [(4 * hidden, width), (4 * hidden, hidden), (4 * hidden,), (4 * hidden,), (64, hidden), (64, hidden)]
+    return torch.randn(200, 64, width), *map(torch.randn, sizes)
+
+
+@torch.no_grad()
+def _recurrent(reverse: bool, *tensors: torch.Tensor) -> Any:
+    hidden = tensors[-1].shape[-1]
+    return aten.mkldnn_rnn_layer(*tensors, reverse, [], 2, hidden, 1, True, False, False, False)
+
+
+def _layer(samples: int, length: int) -> tuple[torch.Tensor, ...]:
+    """A sequence and the weights of an encoder's layer, 64 wide, in the operator's order."""
+    sizes = [(192, 64), (192,), (64, 64), (64,), *[(64,)] * 4, (256, 64), (256,), (64, 256), (64,)]
+    return torch.randn(samples, length, 64), *map(torch.randn, sizes)
+
+
+@torch.no_grad()
+def _encoded(norm_first: bool, data: torch.Tensor, *weights: torch.Tensor, mask: torch.Tensor | None = None) -> Any:
+    options = (mask, None if mask is None else 1)
+    return aten._transformer_encoder_layer_fwd(
+        data, 64, 4, *weights[:4], False, norm_first, 1e-5, *weights[4:], *options
+    )
 
 
 ALL, WEIGHT = [True, True, False], [False, True, False]
@@ -74,6 +101,15 @@ KERNELS: dict[str, tuple[Callable[..., Any], Callable[[], tuple[torch.Tensor, ..
         lambda: (torch.ones(4096, 4096),),
     ),
     "safe softmax": (lambda x: aten._safe_softmax(x, -1), lambda: (torch.ones(4096, 4096),)),
+    "LSTM": (partial(_recurrent, False), lambda: _gates(128, 128)),
+    "LSTM of a wide input": (partial(_recurrent, False), lambda: _gates(512, 128)),
+    "LSTM in reverse": (partial(_recurrent, True), lambda: _gates(128, 128)),
+    "LSTM in reverse of a wide input": (partial(_recurrent, True), lambda: _gates(512, 128)),
+    "LSTM in reverse of a narrow input": (partial(_recurrent, True), lambda: _gates(32, 256)),
+    "encoder layer": (partial(_encoded, False), lambda: _layer(64, 256)),
+    "encoder layer, norm first": (partial(_encoded, True), lambda: _layer(64, 256)),
+    "encoder layer of short sequences": (partial(_encoded, False), lambda: _layer(512, 32)),
+    "encoder layer of short sequences, norm first": (partial(_encoded, True), lambda: _layer(512, 32)),
 }
 PLAIN = ([1, 1], [0, 0], [1, 1], False, [0, 0], 1)
 M_MMAP_THRESHOLD = -3

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from forecast_child import forecast, model_file, needs_bf16, truth
+from forecast_child import _bench, forecast, in_child, model_file, needs_bf16, truth
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from autotune.errors import NoForecastError
 from autotune.forecast.opaque import (
     OpaqueOperatorError,
     Rehearsal,
@@ -22,6 +23,7 @@ from autotune.forecast.opaque import (
     reduced_losses,
     stop_at_opaque,
 )
+from autotune.forecast.records import Footprint, Rules
 from autotune.forecast.tracker import ByteTracker
 from autotune.spec import Precision
 
@@ -73,6 +75,35 @@ def test_a_recurrent_layer_s_reserve_is_learnt_by_running_it_alone(tmp_path: Pat
     ran = truth(file, 100, precision=Precision(precision))
     assert said[0].peak_bytes == pytest.approx(ran.peak_bytes, rel=PAGES)
     assert said[2].peak_bytes == said[0].peak_bytes
+
+
+NORMED = """
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.layers = nn.BatchNorm1d(32), nn.LSTM(32, 64, batch_first=True)
+        def forward(self, x):
+            return self.layers(self.norm(x)[:, None].expand(-1, 50, -1))[0]
+    model = Recurrent()
+    loss = nn.functional.mse_loss
+    def make_batch(n):
+        return torch.randn(n, 32), torch.randn(n, 50, 64)
+"""
+
+
+def _after_a_size_that_raises(target: str, size: int) -> Footprint:
+    from autotune.forecast.run import Forecaster
+
+    forecaster = Forecaster(_bench(target, {}), Rules.CPU)
+    with pytest.raises(NoForecastError, match="more than 1 value per channel"):
+        forecaster.footprint(1)
+    return forecaster.footprint(size)
+
+
+def test_a_reserve_is_learnt_though_the_first_size_raised(tmp_path: Path) -> None:
+    file = model_file(tmp_path, NORMED)
+    said: Footprint = in_child(_after_a_size_that_raises, file, 100)
+    assert said.peak_bytes == pytest.approx(truth(file, 100).peak_bytes, rel=PAGES)
 
 
 def test_a_run_that_watches_ends_at_a_reserve_and_at_nothing_else() -> None:

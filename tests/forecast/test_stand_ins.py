@@ -82,3 +82,51 @@ def test_a_view_that_cannot_be_is_left_to_torch_to_refuse() -> None:
             torch.zeros(4, 6).view(5, 5)
         with pytest.raises(ValueError, match="Cannot view"):
             torch.zeros(4, 6).t().view(24)
+
+
+def _without_data(operator: Any, *args: Any) -> Any:
+    """What an operator returns for arguments without data, where torch may not run it with data instead."""
+    with RecallingMode() as mode:
+        mode.allow_fallback_kernels = False
+        return operator(*(mode.from_tensor(arg) if isinstance(arg, torch.Tensor) else arg for arg in args))
+
+
+@pytest.mark.parametrize("as_tensors", [True, False])
+def test_a_ctc_loss_s_gradient_is_made_without_running_it(as_tensors: bool) -> None:
+    log_probabilities = torch.randn(4, 20, 9).log_softmax(-1).transpose(0, 1)
+    targets, times, letters = torch.randint(1, 9, (4, 5)), [20] * 4, [5] * 4
+    lengths = (torch.tensor(times), torch.tensor(letters)) if as_tensors else (times, letters)
+    losses, alpha = aten._ctc_loss(log_probabilities, targets, *lengths)
+    args = (losses, log_probabilities, targets, *lengths, losses, alpha, 0)
+    real, said = aten._ctc_loss_backward(*args), _without_data(aten._ctc_loss_backward, *args)
+    assert _looks([said]) == _looks([real])
+
+
+def _layer_weights() -> tuple[torch.Tensor, ...]:
+    """Of self-attention, 8 wide: those of the inputs, then those of the result."""
+    return torch.randn(24, 8), torch.randn(24), torch.randn(8, 8), torch.randn(8)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize(("needs_weights", "takes_mean"), [(True, True), (True, False), (False, True)])
+def test_self_attention_returns_what_the_real_one_does(needs_weights: bool, takes_mean: bool, masked: bool) -> None:
+    data, mask = torch.randn(3, 5, 8), torch.zeros(3, 2, 5, 5, dtype=torch.bool) if masked else None
+    options = (mask, needs_weights, takes_mean, 2 if masked else None)
+    args = (data, data, data, 8, 2, *_layer_weights(), *options)
+    real, said = aten._native_multi_head_attention(*args), _without_data(aten._native_multi_head_attention, *args)
+    assert _looks(said) == _looks(real)
+
+
+@torch.no_grad()
+def test_an_encoder_s_layer_returns_what_the_real_one_does() -> None:
+    data, norm = torch.randn(5, 3, 8).transpose(0, 1), (torch.ones(8), torch.zeros(8))
+    wide = (torch.randn(32, 8), torch.randn(32), torch.randn(8, 32), torch.randn(8))
+    args = (data.contiguous(), 8, 2, *_layer_weights(), False, False, 1e-5, *norm, *norm, *wide)
+    real, said = aten._transformer_encoder_layer_fwd(*args), _without_data(aten._transformer_encoder_layer_fwd, *args)
+    assert _looks([said]) == _looks([real])
+
+
+def test_padding_is_taken_to_lie_at_the_end_without_looking() -> None:
+    data, is_there = torch.randn(3, 5, 8), torch.ones(3, 5, dtype=torch.bool)
+    assert _without_data(aten._nested_tensor_from_mask_left_aligned, data, is_there) is True

@@ -44,12 +44,28 @@ def test_views_share_a_storage_and_it_dies_with_the_last() -> None:
     assert tracker.events == [Event(0, 400), Event(0, -400)]
 
 
-def test_a_storage_that_is_resized_is_freed_and_taken_again() -> None:
+def test_a_storage_that_is_resized_takes_new_memory_before_it_frees_the_old() -> None:
     with ByteTracker() as tracker:
         tensor = torch.zeros(16)
         tensor.resize_(64)
         assert tracker.live_bytes == 256
-    assert tracker.events == [Event(0, 64), Event(0, -64), Event(0, 256)]
+        assert tracker.peak.total_bytes == 64 + 256
+        del tensor
+    assert tracker.events == [Event(0, 64), Event(1, 256), Event(0, -64), Event(1, -256)]
+    assert tracker.composition().temporary_bytes == tracker.peak.total_bytes
+
+
+def test_what_is_resized_belongs_to_whom_it_did() -> None:
+    batch = torch.zeros(16)
+    with ByteTracker() as tracker:
+        tracker.give([batch], Owner.BATCH)
+        batch.untyped_storage().resize_(4 * 1000)  # which no operator shows
+        doubled = batch * 2
+        made = torch.zeros(16)
+        made.resize_(2000)
+    assert doubled.shape == batch.shape
+    parts = tracker.composition()
+    assert (parts.batch_bytes, parts.parameters_bytes) == (4032, 0)
 
 
 def test_what_a_kernel_takes_inside_itself_counts_at_the_peak_only() -> None:

@@ -90,6 +90,24 @@ def test_torch_is_as_before_once_the_world_is_left() -> None:
     assert in_child(_left_behind) == (True, True, True)
 
 
+@pytest.mark.parametrize("device", ["cuda:0", "mps"])
+def test_a_processor_s_rules_are_nobody_else_s(device: str) -> None:
+    from autotune.forecast.world import is_native
+
+    assert is_native(Rules.CPU, "cpu")
+    assert not is_native(Rules.CPU, device)
+    assert in_child(_world_of_a_processor, device) == ("cpu", [])
+
+
+def _world_of_a_processor(device: str) -> tuple[str, list[str]]:
+    from autotune.forecast.world import fake_world
+
+    with fake_world(Rules.CPU, device) as world:
+        data = torch.ones(4, 4)
+        torch.nn.functional.conv1d(data[None], data[:, :, None])  # of which CUDA's rules would make a note
+    return world.device, world.guesses
+
+
 def _asked_in_a_backward_pass() -> list[str]:
     from autotune.forecast.world import fake_world
 

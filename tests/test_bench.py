@@ -30,7 +30,7 @@ loss = nn.MSELoss()
 
 
 def bench_of(folder: Path, more: str, multiple_of: int = 1) -> Bench:
-    path = folder / "model.py"
+    path = folder / "benched.py"  # it stays imported here
     path.write_text(MODEL + more)
     spec = ProbeSpec(workload=FileWorkload(target=str(path)), device="cpu", multiple_of=multiple_of)
     return build_bench(spec, CpuDevice())

@@ -43,7 +43,7 @@ def test_quantiles_are_of_single_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict, is_single: bool
 ) -> None:
     monkeypatch.setattr("autotune.measure.BLOCK_SECONDS", 0.5)  # far above a step's time, however busy the machine is
-    path = tmp_path / "model.py"
+    path = tmp_path / "measured.py"
     path.write_text(MODEL)
     bench = build_bench(ProbeSpec(workload=FileWorkload(target=str(path)), **options), Behind())
     effort = Effort(warmup_steps=2, min_steps=3, max_steps=40, seconds=60.0)

@@ -65,7 +65,7 @@ def test_a_forecast_of_such_layers_is_what_a_real_step_takes(tmp_path: Path, nam
     file, size = model_file(tmp_path, MODELS[name]), 512 if name.startswith("short") else 64
     real_bytes = inference_bytes(file, size, precision)
     assert real_bytes > 10 << 20
-    assert forecast_inference_bytes(file, size, precision) == pytest.approx(real_bytes, rel=0.08)
+    assert forecast_inference_bytes(file, size, precision) == pytest.approx(real_bytes, rel=0.15)
 
 
 def test_on_a_gpu_such_layers_are_guessed_to_hold_no_scores(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_a_forecast_of_inference_is_what_a_real_step_takes(tmp_path: Path, name:
     file = model_file(tmp_path, MODELS[name])
     real_bytes = inference_bytes(file, 128)
     assert real_bytes > 20 << 20
-    assert forecast_inference_bytes(file, 128) == pytest.approx(real_bytes, rel=0.06)
+    assert forecast_inference_bytes(file, 128) == pytest.approx(real_bytes, rel=0.1)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -36,7 +36,7 @@ from autotune.progress import Ahead, ahead
 from autotune.quality import base_batch_size, noise_of, quality, recommendation_of, training_now
 from autotune.recommend import begun, contenders, recommend, speeds, telling
 from autotune.result import Recommendation, Result, Spent, StopReason, TargetAnswer
-from autotune.resuming import check_same, dropped_warning, place_of, still_true
+from autotune.resuming import check_same, dropped_warning, place_of, sifted
 from autotune.search import Ask, Hint, Limits, Phase, Search, bounds
 from autotune.spec import Objective, ProbeSpec
 from autotune.store import Forecasted, Journal, Line, NoJournal, Place, TrialBegan, TrialEnded, TrialInterrupted
@@ -48,6 +48,7 @@ from autotune.verdict import judged
 GROW = Effort(warmup_steps=2, min_steps=3, seconds=0.5)
 BISECT = Effort(warmup_steps=2, min_steps=3, max_steps=3, seconds=0.0)  # the peak still rises until the third step
 CONFIRM = Effort(warmup_steps=2, min_steps=8, max_steps=8, seconds=0.0)  # ten in all: sizes that pass three fail ten
+EFFORTS: dict[Purpose, Effort] = {"bisect": BISECT, "confirm": CONFIRM, "target": TRY}  # else GROW
 FORECAST_SECONDS = 60.0
 WARMUP_SECONDS = 120.0  # of training a copy; what was measured until then has to do
 MOST_WORKERS = 16  # of a DataLoader; more seldom help, and each holds a copy of the dataset's objects
@@ -113,12 +114,11 @@ class Probe:
         place = place_of(self.opened)
         if self.place is not None:
             check_same(self.place, place)
-            kept = still_true(self.trials, self.place.budget_bytes, place.budget_bytes)
-            if dropped := [trial for trial in self.trials if trial not in kept]:
+            self.trials, dropped = sifted(self.trials, self.place.budget_bytes, place.budget_bytes)
+            if dropped:
                 self.listener.warned(dropped_warning(len(dropped), self.place.budget_bytes, place.budget_bytes))
             for trial in dropped:
                 self._write(TrialInterrupted(number=trial.number))
-            self.trials = kept
         if place != self.place:
             self._write(place)
 
@@ -136,7 +136,7 @@ class Probe:
             if self.spec.target is not None:
                 spent = self._exhausted()
                 stop = spent or stop  # so that it can be resumed for the target
-                target = None if spent else answer_target(self.spec.target, self, self._target_effort)
+                target = None if spent else answer_target(self.spec.target, self, self._effort("target"))
             feeding = self._feeding()
         except KeyboardInterrupt:
             if not self.speeds():
@@ -162,7 +162,7 @@ class Probe:
             if (spent := self._exhausted()) is not None:
                 return spent
             ask = Ask(size, Phase.CONFIRM, "does the answer hold in a fresh process?")
-            trial = self.ask_trial(ask, self._effort(ask.phase))
+            trial = self.ask_trial(ask, self._effort(ask.phase.value))
             self.contest = self.contest if trial.accepted else None
 
     def _search_to_its_end(self) -> StopReason:
@@ -174,7 +174,7 @@ class Probe:
             if self._can_forecast:
                 self._forecast()  # which may lead elsewhere
                 continue
-            self.ask_trial(move, self._effort(move.phase))
+            self.ask_trial(move, self._effort(move.phase.value))
         if move.reason is None:
             raise self._nothing_accepted()
         return move.reason
@@ -205,7 +205,7 @@ class Probe:
                 largest=self.search.limits.largest,
                 measured=(batch_size, round(peak_bytes)),
                 rules=Rules.CUDA if self.opened.environment.device.startswith("cuda") else Rules.CPU,
-                timeout_seconds=max(1.0, min(FORECAST_SECONDS, self._seconds_left())),
+                timeout_seconds=self._at_most(FORECAST_SECONDS),
             )
         )
         why_not = "" if attempt.forecast else attempt.reason
@@ -380,14 +380,10 @@ class Probe:
 
     # ------------------------------------------------------------------ allowances
 
-    def _effort(self, phase: Phase) -> Effort:
+    def _effort(self, purpose: Purpose) -> Effort:
         if self.spec.objective is Objective.LATENCY:
             return LATENCY
-        return {Phase.BISECT: BISECT, Phase.CONFIRM: CONFIRM}.get(phase, GROW)
-
-    @property
-    def _target_effort(self) -> Effort:
-        return LATENCY if self.spec.objective is Objective.LATENCY else TRY
+        return EFFORTS.get(purpose, GROW)
 
     def _exhausted(self) -> StopReason | None:
         """Which allowance is used up, if any."""
@@ -401,9 +397,11 @@ class Probe:
 
     def _within_time(self, request: TrialRequest) -> TrialRequest:
         seconds = self.spec.trial_timeout_seconds
-        if self.trials:
-            seconds = max(1.0, min(seconds, self._seconds_left()))
-        return msgspec.structs.replace(request, timeout_seconds=seconds)
+        return msgspec.structs.replace(request, timeout_seconds=self._at_most(seconds) if self.trials else seconds)
+
+    def _at_most(self, seconds: float) -> float:
+        """So long, or until the time for all of the probe is over, but never less than a second."""
+        return max(1.0, min(seconds, self._seconds_left()))
 
     # ------------------------------------------------------------------ answering
 

@@ -28,12 +28,12 @@ COMMON = 0.05  # a smaller tolerance does not make equal processes differ less
 
 
 def throughput(trial: Trial) -> float:
-    """Samples per second: the batch over the median step time.
+    """Samples per second: the batch over the median time of one.
 
     Raises:
         ValueError: the trial measured nothing.
     """
-    return _samples(trial) / median(_times(trial))
+    return trial.batch_size / median(_times(trial))
 
 
 def throughput_interval(trial: Trial) -> tuple[float, float]:
@@ -43,16 +43,11 @@ def throughput_interval(trial: Trial) -> tuple[float, float]:
         ValueError: the trial measured nothing.
     """
     low, high = median_interval(_times(trial))
-    return _samples(trial) / high, _samples(trial) / low
-
-
-def _samples(trial: Trial) -> int:
-    steps = trial.measurement.accumulation_steps if trial.measurement else 1
-    return trial.batch_size * steps
+    return trial.batch_size / high, trial.batch_size / low
 
 
 def _times(trial: Trial) -> tuple[float, ...]:
-    return trial.measurement.step_seconds if trial.measurement else ()
+    return trial.measurement.batch_seconds if trial.measurement else ()
 
 
 def telling(trial: Trial) -> Told:
@@ -138,6 +133,11 @@ def contest_speeds(contest: Contest) -> dict[int, float]:
     }
 
 
+def shown_speeds(speed: dict[int, float], contest: Contest | None) -> dict[int, float]:
+    """Samples/s of each batch size as it is shown: of the final round where it was there, or else of its trial."""
+    return speed if contest is None else speed | contest_speeds(contest)
+
+
 def _columns(contest: Contest) -> dict[int, list[float]]:
     """Samples/s of each contender in the rounds from the first to its last."""
     return {size: [size / seconds for seconds in contest.step_seconds(size)] for size in contest.batch_sizes}
@@ -159,7 +159,7 @@ def _around(middle: float, paired: Ratio) -> Ratio:
 def begun(trials: Iterable[Trial], batch_sizes: tuple[int, ...], *, follows_trials: bool) -> Contest:
     """A final round of which no round was held, or only the trials, where these count."""
     longest = _longest(trials)
-    times = tuple(size / throughput(longest[size]) for size in batch_sizes) if follows_trials else ()
+    times = tuple(median(_times(longest[size])) for size in batch_sizes) if follows_trials else ()
     return Contest(batch_sizes=batch_sizes, rounds=(), trials=times)
 
 
@@ -200,7 +200,7 @@ def recommend(
         tolerance: the share of the best throughput that may be given up for a smaller batch.
     """
     ratios = _ratios(speed, contest)
-    figures = speed if contest is None else speed | contest_speeds(contest)
+    figures = shown_speeds(speed, contest)
     fastest = max(sorted(ratios), key=lambda size: figures[size])
     chosen = largest_fits if objective is Objective.MEMORY else _smallest_within(ratios, tolerance)
     is_open = any(size < chosen and ratio.median >= 1 - tolerance for size, ratio in ratios.items())

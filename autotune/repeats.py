@@ -75,8 +75,7 @@ def series_of(result: Result) -> Series:
         measured = trial.measurement
         if not (trial.accepted and trial.is_plain and measured and min(measured.step_seconds, default=0.0) > 0):
             continue
-        seconds = tuple(step / measured.accumulation_steps for step in measured.step_seconds)
-        run = Run((trial.purpose, trial.fresh_process), seconds, measured.memory.peak_bytes)
+        run = Run((trial.purpose, trial.fresh_process), measured.batch_seconds, measured.memory.peak_bytes)
         runs[trial.batch_size].append(run)
         stalls.append(measured.conditions.cpu_stall_fraction or 0.0)
     held = result.contest and msgspec.structs.replace(result.contest, trials=())  # a trial is no process beside itself

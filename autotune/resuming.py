@@ -53,9 +53,13 @@ def check_same(then: Place, now: Place) -> None:
         )
 
 
-def still_true(trials: Sequence[Trial], then_bytes: int, now_bytes: int) -> list[Trial]:
-    """The trials whose outcome would be the same within another memory budget."""
-    return [trial for trial in trials if _still_true(trial, then_bytes, now_bytes)]
+def sifted(trials: Sequence[Trial], then_bytes: int, now_bytes: int) -> tuple[list[Trial], list[Trial]]:
+    """The trials whose outcome would be the same within another memory budget, and those of which it would not."""
+    kept: list[Trial] = []
+    dropped: list[Trial] = []
+    for trial in trials:
+        (kept if _still_true(trial, then_bytes, now_bytes) else dropped).append(trial)
+    return kept, dropped
 
 
 def _still_true(trial: Trial, then_bytes: int, now_bytes: int) -> bool:

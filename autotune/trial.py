@@ -97,6 +97,11 @@ class Measurement(Record, frozen=True):
     warmup_seconds: float | None = None
     measuring_seconds: float | None = None
 
+    @property
+    def batch_seconds(self) -> tuple[float, ...]:
+        """Wall seconds of one batch, step by step."""
+        return tuple(seconds / self.accumulation_steps for seconds in self.step_seconds)
+
 
 class Contest(Record, frozen=True):
     """Interleaved timings of several batch sizes, the cure for drift between trials.

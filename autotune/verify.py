@@ -19,7 +19,7 @@ from autotune.errors import NoTrialFinishedError, UsageError, WorkloadError
 from autotune.executors import Attempt, Executor, Opened, TrainRequest
 from autotune.listener import Listener
 from autotune.quality import NEAR, quality_of
-from autotune.recommend import contest_speeds, speeds
+from autotune.recommend import shown_speeds, speeds
 from autotune.result import Result, Verification
 from autotune.spec import Mode, Objective
 from autotune.stats import median_interval
@@ -278,11 +278,10 @@ def verified(result: Result, verification: Verification) -> Result:
     if not found.overrules:
         return changed
     duration = format_seconds(verification.seconds_each)
-    speed = speeds(result.trials) | (contest_speeds(result.contest) if result.contest else {})
     recommendation = msgspec.structs.replace(
         result.recommendation,
         batch_size=found.best,
-        samples_per_second=speed[found.best],
+        samples_per_second=shown_speeds(speeds(result.trials), result.contest)[found.best],
         why=f"in {duration} of training it reached a lower loss than {format_count(found.predicted)}",
     )
     about_quality = result.spec.objective is Objective.TIME_TO_QUALITY

@@ -11,7 +11,7 @@ from collections import defaultdict
 from autotune.forecast.curve import corrected, curve_of
 from autotune.guide import measured_peaks
 from autotune.quality import quality_of
-from autotune.reports.rows import Row, batch_seconds, rows
+from autotune.reports.rows import Row, rows
 from autotune.result import Result
 from autotune.spec import Objective
 from autotune.stats import median, quantile
@@ -83,7 +83,7 @@ def step_seconds_by_size(result: Result) -> dict[int, list[float]]:
     found: dict[int, list[float]] = defaultdict(list)
     for trial in result.trials:
         if trial.is_plain and trial.fits and trial.measurement and trial.measurement.step_seconds:
-            found[trial.batch_size] += batch_seconds(trial.measurement)
+            found[trial.batch_size] += trial.measurement.batch_seconds
     return {size: found[size] for size in sorted(found)}
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from autotune.recommend import contest_speeds, throughput, throughput_interval
 from autotune.result import Result
 from autotune.stats import median, median_interval, paired_ratio
-from autotune.trial import Contest, Measurement, Trial
+from autotune.trial import Contest, Trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +89,6 @@ def batches_per_epoch(dataset_size: int, batch_size: int) -> int:
 def epoch_seconds(dataset_size: int, speed: Speed) -> float:
     """How long the steps of an epoch take, loading of data not counted."""
     return dataset_size / speed.samples_per_second
-
-
-def batch_seconds(measurement: Measurement) -> list[float]:
-    """The times of a trial for one batch of its size: a step of the optimizer may have accumulated several."""
-    return [seconds / measurement.accumulation_steps for seconds in measurement.step_seconds]
 
 
 def _row(trials: Sequence[Trial], contest: Contest | None, in_turns: Mapping[int, float]) -> Row:

@@ -13,7 +13,7 @@ from io import StringIO
 
 from autotune.reports.labels import labels
 from autotune.reports.plain_text import printable
-from autotune.reports.rows import batch_seconds, trial_speed
+from autotune.reports.rows import trial_speed
 from autotune.reports.words import evidence_line
 from autotune.result import Result
 from autotune.stats import median, quantile
@@ -76,7 +76,7 @@ def _speed(trial: Trial) -> Iterator[tuple[str, Value]]:
 
 
 def _measured(measurement: Measurement | None) -> Iterator[tuple[str, Value]]:
-    times = batch_seconds(measurement) if measurement else []
+    times = measurement.batch_seconds if measurement else ()
     yield "timed_steps", len(times)
     yield "accumulation_steps", measurement.accumulation_steps if measurement else None
     yield "step_seconds_median", median(times) if times else None

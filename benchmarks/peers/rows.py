@@ -195,8 +195,8 @@ def _of_tool(tool: str, rows: Sequence[Fields]) -> Cells:
         "workloads": f"{len(rows)}",
         "of the maximum": spread([median(shares) for shares in answered if shares], "{:.0%}"),
         "fits again": count([run["fits"] for row in rows for run in row["runs"] if run["fits"] is not None]),
-        "certificates": spread([median(costs(row)) for row in rows if costs(row)], "{:.1f}"),
-        "speed": spread([median(reached(row)) for row in rows if reached(row)], "{:.0%}"),
+        "certificates": spread([median(spent) for row in rows if (spent := costs(row))], "{:.1f}"),
+        "speed": spread([median(speeds) for row in rows if (speeds := reached(row))], "{:.0%}"),
         "state kept": count(
             [all((run["kept"] or {}).values()) for row in rows for run in row["runs"] if run["answer"]]
         ),

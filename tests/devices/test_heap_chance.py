@@ -16,16 +16,31 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothi
 BLOCKS_BYTES = (3000, 24, 9000, 400, 15000, 72, 6000, 1100, 12000, 200)
 
 
+Child = tuple[int, int]
+"""The number of a process, and of the pipe that it writes to."""
+
+
 def in_child(work: Callable[[], str]) -> str:
     """What some work returns in a forked child."""
+    return said(forked(work))
+
+
+def forked(work: Callable[[], str]) -> Child:
+    """A child that does some work."""
     ours, theirs = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.write(theirs, work().encode())
         os._exit(0)
     os.close(theirs)
-    with os.fdopen(ours) as said:
-        text = said.read()
+    return pid, ours
+
+
+def said(child: Child) -> str:
+    """What its work returned."""
+    pid, ours = child
+    with os.fdopen(ours) as pipe:
+        text = pipe.read()
     os.waitpid(pid, 0)
     return text
 
@@ -89,4 +104,5 @@ def test_blocks_of_chance_leave_small_ones_at_hand() -> None:
         scatter()
         return next_locks()
 
-    assert in_child(after_chance) == in_child(lambda: next_locks(held))
+    with_chance, without = forked(after_chance), forked(lambda: next_locks(held))  # reading from one takes a lock
+    assert said(with_chance) == said(without)

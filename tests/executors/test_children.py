@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
-import psutil
 import pytest
+from worker_processes import workers
 
 from autotune.executors import ContestRequest, Effort, Request, TrainRequest, TrialRequest
 from autotune.executors.children import ChildExecutor
@@ -32,12 +31,6 @@ loss = nn.MSELoss()
 def make_batch(n):
     return torch.randn(n, 8), torch.randn(n, 2)
 """
-
-
-def workers(others: Collection[psutil.Process] = ()) -> list[psutil.Process]:
-    """Those of this process, but for these, which another test may have."""
-    found = [child for child in psutil.Process().children() if "autotune.worker" in child.cmdline()]
-    return [child for child in found if child not in others]
 
 
 def unforking(folder: Path) -> ChildExecutor:

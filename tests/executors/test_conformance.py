@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
 from torch import nn
+from worker_processes import workers
 
 from autotune.devices import host
 from autotune.executors import (
@@ -173,12 +174,6 @@ def test_a_forecast_is_made_or_a_reason_given_and_trials_go_on(executor: Executo
     assert after.measurement is not None
 
 
-def _interpreters(others: Collection[psutil.Process] = ()) -> list[psutil.Process]:
-    """The workers of this process, but for these, which another test may have."""
-    workers = [child for child in psutil.Process().children() if "autotune.worker" in child.cmdline()]
-    return [worker for worker in workers if worker not in others]
-
-
 @pytest.mark.parametrize("at_once", [True, False])
 def test_a_process_in_wait_that_is_killed_costs_nothing_but_itself(
     tmp_path: Path, at_once: bool, monkeypatch: pytest.MonkeyPatch
@@ -187,14 +182,14 @@ def test_a_process_in_wait_that_is_killed_costs_nothing_but_itself(
     monkeypatch.setattr(host, "available_bytes", lambda: 8 << 30)  # whatever tests beside this one take
     path = tmp_path / "model.py"
     path.write_text(MODEL)
-    others = _interpreters()
+    others = workers()
     with ChildExecutor(spec(FileWorkload(target=str(path)))) as executor:
         executor.open()
-        first, server = sorted(_interpreters(others), key=lambda child: child.create_time())
+        first, server = sorted(workers(others), key=lambda child: child.create_time())
         if at_once:
             _kill(first)
         executor.prepare(2, 1 << 30)
-        waiting = _interpreters([*others, server])
+        waiting = workers([*others, server])
         if not at_once:
             assert len(waiting) == 2 and first in waiting
             _kill(waiting[-1])
@@ -211,10 +206,10 @@ def _kill(process: psutil.Process) -> None:
 def test_a_process_in_wait_that_is_never_needed_does_not_outlive_the_executor(tmp_path: Path) -> None:
     path = tmp_path / "model.py"
     path.write_text(MODEL)
-    others = _interpreters()
+    others = workers()
     with ChildExecutor(spec(FileWorkload(target=str(path)))) as executor:
         executor.open()
-        started = _interpreters(others)
+        started = workers(others)
         assert len(started) == 2
     assert not any(child.is_running() for child in started)
 
@@ -224,6 +219,6 @@ def test_nothing_is_prepared_where_a_trial_would_then_lack_memory(tmp_path: Path
     path.write_text(MODEL)
     with ChildExecutor(spec(FileWorkload(target=str(path)))) as executor:
         executor.open()
-        before = len(_interpreters())
+        before = len(workers())
         executor.prepare(2, host.available_bytes() - (64 << 20))
-        assert len(_interpreters()) == before
+        assert len(workers()) == before

@@ -11,11 +11,14 @@ as far as the results show it:
   busy during one of the probes widens the intervals, up to where nothing can be told;
 - what moves a whole probe and leaves no trace in it, such as the clock: `SPEED_DRIFT` and `PEAK_DRIFT`.
 
-So one batch size shows a large change only. All of them together show a small one: each ran in processes of its
-own, so their ratios are independent tries, and the interval of their median assumes nothing on how they are
-distributed. (On a GPU they share a process, which there makes no such difference.) Not covered is a machine that was
-slower throughout by more than that drift, such as another one of the same name, or one with a neighbour behind the
-hypervisor. Where that may be, probe both again in turns.
+So one batch size shows a large change only. All of them together show a small one: in their trials each ran in
+processes of its own, so their ratios are independent tries, and the interval of their median assumes nothing on how
+they are distributed. (On a GPU they share a process, which there makes no such difference.) Not covered is a machine
+that was slower throughout by more than that drift, such as another one of the same name, or one with a neighbour behind
+the hypervisor. Where that may be, probe both again in turns.
+
+A batch size has one speed, the one that its result's report shows. Of two, one may come from a final round and the
+other from a trial: what these come apart by within a result counts among equal processes above.
 """
 
 from __future__ import annotations
@@ -27,7 +30,8 @@ from enum import StrEnum
 from itertools import chain
 
 from autotune.errors import RegressionError, UsageError
-from autotune.repeats import Noise, Series, kind_of, noises_of, series_of
+from autotune.recommend import shown_speeds
+from autotune.repeats import Noise, Run, Series, kind_of, noises_of, series_of
 from autotune.result import Result
 from autotune.stats import CONFIDENCE, Ratio, median, median_interval
 from autotune.units import format_bytes, format_count, format_share
@@ -130,6 +134,11 @@ class Comparison:
     recommended: Figure | None
     differences: tuple[Difference, ...]
 
+    @property
+    def pools_trials(self) -> bool:
+        """True where `speed` comes from trials alone, though some size shows the speed of a final round."""
+        return len(self.sizes) >= ENOUGH_SIZES and any((self.old.contest, self.new.contest))
+
     def figures(self) -> Iterator[Figure]:
         """All figures, those over all sizes first."""
         by_size = chain.from_iterable((size.speed, size.memory) for size in self.sizes)
@@ -165,7 +174,8 @@ def compare(old: Result, new: Result) -> Comparison:
             remedy="Probe both with the same --start, --multiple-of and limits.",
         )
     speed_noise, memory_noise = noises_of(before, after, len(common))
-    speeds = {size: _speed(_at(size), before, after, (size, size), speed_noise) for size in common}
+    times = _sample_seconds(old, before), _sample_seconds(new, after)
+    speeds = {size: _speed(_at(size), times[0][size], times[1][size], speed_noise) for size in common}
     peaks = {size: _memory(_at(size), before, after, size, memory_noise) for size in common}
     alone = [median(before.alone(size)) / median(after.alone(size)) for size in common]
     return Comparison(
@@ -174,7 +184,7 @@ def compare(old: Result, new: Result) -> Comparison:
         sizes=tuple(SizeChange(batch_size=size, speed=speeds[size], memory=peaks[size]) for size in common),
         speed=_overall(list(speeds.values()), alone, speed_noise),
         memory=_overall(list(peaks.values()), [figure.ratio.median for figure in peaks.values()], memory_noise),
-        recommended=_recommended(before, after, (old.batch_size, new.batch_size), speed_noise),
+        recommended=_recommended(times[0].get(old.batch_size), times[1].get(new.batch_size), speed_noise),
         differences=tuple(_differences(old, new)),
     )
 
@@ -190,13 +200,32 @@ def _quotient(numerators: Sequence[float], denominators: Sequence[float]) -> Rat
     return Ratio(median(numerators) / median(denominators), low / most, high / least)
 
 
-def _speed(subject: str, before: Series, after: Series, sizes: tuple[int, int], noise: Noise) -> Figure:
-    """Samples/s at a batch size of each: both from the final rounds, or both from trials."""
-    in_turns = sizes[0] in before.turns and sizes[1] in after.turns
-    old, new = (
-        [seconds / size for seconds in (series.turns[size] if in_turns else series.alone(size))]
-        for series, size in zip((before, after), sizes, strict=True)
-    )
+def _sample_seconds(result: Result, series: Series) -> dict[int, list[float]]:
+    """The times of each batch size, per sample, around the speed that reports show of it.
+
+    They are those of the final round where the size was there, else of its longest trial, and scaled where the speed
+    shown is not their own median, as in a final round.
+    """
+    times = {size: _longest(runs).step_seconds for size, runs in series.runs.items()}
+    speed = shown_speeds({size: size / median(seconds) for size, seconds in times.items()}, result.contest)
+    held = result.contest
+    in_turns = {size: held.step_seconds(size) for size in held.batch_sizes} if held else {}
+    return {size: _around(speed[size], in_turns.get(size, seconds)) for size, seconds in times.items()}
+
+
+def _longest(runs: Sequence[Run]) -> Run:
+    """The run with the most timed steps; of several the last, as in reports."""
+    return max(reversed(runs), key=lambda run: len(run.step_seconds))
+
+
+def _around(speed: float, seconds: Sequence[float]) -> list[float]:
+    """The times, scaled so that their median is that of one sample at this speed."""
+    middle = speed * median(seconds)
+    return [value / middle for value in seconds]
+
+
+def _speed(subject: str, old: Sequence[float], new: Sequence[float], noise: Noise) -> Figure:
+    """Samples/s, from the seconds that a sample takes."""
     return Figure(
         quantity=Quantity.SPEED,
         subject=subject,
@@ -206,10 +235,8 @@ def _speed(subject: str, before: Series, after: Series, sizes: tuple[int, int], 
     )
 
 
-def _recommended(before: Series, after: Series, sizes: tuple[int, int], noise: Noise) -> Figure | None:
-    if sizes[0] not in before.runs or sizes[1] not in after.runs:
-        return None
-    return _speed("at the recommended batch size", before, after, sizes, noise)
+def _recommended(old: Sequence[float] | None, new: Sequence[float] | None, noise: Noise) -> Figure | None:
+    return None if old is None or new is None else _speed("at the recommended batch size", old, new, noise)
 
 
 def _memory(subject: str, before: Series, after: Series, size: int, noise: Noise) -> Figure:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from autotune.comparison import Comparison, Figure, Quantity, Verdict, compare
 from autotune.errors import RegressionError, UsageError
+from autotune.reports.rows import rows
 from autotune.result import Edge, Result
 from autotune.spec import FileWorkload, Mode, Precision, ProbeSpec
 from autotune.stats import Ratio
@@ -187,14 +188,38 @@ def test_only_runs_of_single_batches_that_fitted_count() -> None:
     assert comparison.sizes[0].speed.old == pytest.approx(12800)
 
 
-def test_both_speeds_come_from_the_final_rounds_or_neither() -> None:
-    with_round, without = drawn_result(1, sizes=(256, 512), in_turns=2), drawn_result(2, sizes=(256, 512), in_turns=0)
-    assert with_round.contest is not None
-    assert with_round.trials[1].measurement is not None
-    alone = 512 / sorted(with_round.trials[1].measurement.step_seconds)[10]
-    assert compare(with_round, without).sizes[1].speed.old == pytest.approx(alone, rel=0.02)
-    in_turns = 512 / sorted(times[1] for times in with_round.contest.rounds)[10]
-    assert compare(with_round, with_round).sizes[1].speed.old == pytest.approx(in_turns, rel=0.02)
+@pytest.mark.parametrize("other", [drawn_result(1), drawn_result(2, in_turns=3), drawn_result(3, in_turns=0)])
+def test_a_size_has_the_speed_of_its_report_whatever_it_is_compared_with(other: Result) -> None:
+    """Also one that left the final round early, and one that was timed twice for as long."""
+    result = timed_again(left_early(drawn_result(1)))
+    in_report = {row.batch_size: row.speed.samples_per_second for row in rows(result) if row.speed}
+    comparison = compare(result, other)
+    assert {size.batch_size: size.speed.old for size in comparison.sizes} == pytest.approx(in_report)
+    assert comparison.recommended is not None
+    assert comparison.recommended.old == pytest.approx(in_report[result.batch_size])
+    for size in comparison.sizes:
+        assert size.speed.ratio.median == pytest.approx((size.speed.new or 0) / (size.speed.old or 1))
+
+
+def left_early(result: Result) -> Result:
+    """The same result, the first contender only in the first of its rounds."""
+    assert result.contest is not None
+    first, *others = result.contest.rounds
+    rounds = (first, *((None, *times[1:]) for times in others))
+    return msgspec.structs.replace(result, contest=msgspec.structs.replace(result.contest, rounds=rounds))
+
+
+def timed_again(result: Result) -> Result:
+    """The same result, its first trial made again in other times."""
+    again = fitting(99, result.trials[0].batch_size, (0.5,) * 20, 300)
+    return msgspec.structs.replace(result, trials=(*result.trials, again))
+
+
+def test_what_pools_trials_beside_a_final_round_is_told() -> None:
+    assert compare(drawn_result(1), drawn_result(2, in_turns=0)).pools_trials
+    assert not compare(drawn_result(1, in_turns=0), drawn_result(2, in_turns=0)).pools_trials
+    few = drawn_result(1, sizes=SIZES[:3], in_turns=2)
+    assert not compare(few, few).pools_trials
 
 
 def test_a_size_has_the_median_peak_of_its_runs() -> None:

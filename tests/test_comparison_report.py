@@ -30,6 +30,7 @@ batch        old        new                   95%       old       new           
   256     12,190     12,190      0%  -27% to +37%   645 MiB   645 MiB      0%  -3.5% to +3.6%  not told apart
   512     12,642     12,642      0%  -27% to +37%  1.05 GiB  1.05 GiB      0%  -3.5% to +3.6%  not told apart
 1,000     11,765     11,765      0%  -27% to +37%  1.95 GiB  1.95 GiB      0%  -3.5% to +3.6%  not told apart
+Samples/s as in each result's report; peaks are medians of a size's runs, where a report has the highest.
 
                          old     new  change    95% interval  verdict
 ────────────────────────────────────────────────────────────────────────────
@@ -38,7 +39,7 @@ peak memory, 4 sizes       -       -      0%  -3.5% to +3.6%  not told apart
 recommended size         256     256    same
 samples/s there       12,190  12,190      0%    -27% to +37%  not told apart
 epoch there           4.10 s  4.10 s      0%
-largest known to fit   1,000   1,000    same
+largest that fitted    1,000   1,000    same
 
 Speed over 4 batch sizes: not told apart from noise. A change of more than 27% for the worse would have shown.
 Peak memory over 4 batch sizes: not told apart from noise. A change of more than 3.6% for the worse would have shown.
@@ -85,13 +86,32 @@ def test_a_manifold_change_is_a_factor() -> None:
     assert re.search(r"speed, 12 sizes.* x [45]\d\.\d .*faster", text)
 
 
+def test_the_ends_of_an_interval_are_written_alike() -> None:
+    """Also around the factor from which on a change is one."""
+    for slower in (1, 4, 8, 9, 10, 11, 20, 200):
+        one, other = drawn_result(1), drawn_result(2, slower=slower)
+        for pair in ((one, other), (other, one)):
+            text = render(shown(*pair), 120)
+            ends = re.findall(r"([-+\d.,%]+) to (x )?([-+\d.,%]+)", text)
+            assert ends
+            assert all(low.endswith("%") == high.endswith("%") == (not sign) for low, sign, high in ends), text
+
+
+def test_what_the_speed_over_all_sizes_comes_from_is_said_below_the_table() -> None:
+    note = "The speed over all sizes compares single trials"
+    pooled, plain = shown(drawn_result(1), drawn_result(2)), shown(example_result(), example_result())
+    for written in (render, as_markdown):
+        assert note in written(pooled)
+        assert note not in written(plain)
+
+
 def test_recommendations_and_epochs_stand_side_by_side() -> None:
     old, new = drawn_result(1, in_turns=0, between_processes=0), drawn_result(1, in_turns=0, between_processes=0)
     new = msgspec.structs.replace(new, recommendation=msgspec.structs.replace(new.recommendation, batch_size=512))
     text = render(shown(old, new))
     assert line(text, "recommended size") == "recommended size 64 512 differs"
     assert re.fullmatch(r"epoch there 1\.\d+ s 1\.\d+ s -\d+%", line(text, "epoch there"))
-    assert line(text, "largest known to fit") == "largest known to fit 512 512 same"
+    assert line(text, "largest that fitted") == "largest that fitted 512 512 same"
 
 
 def test_without_a_dataset_there_are_no_epochs() -> None:
@@ -105,6 +125,16 @@ def test_what_else_changed_is_named_and_what_matters_is_a_caution() -> None:
     assert "also changed: torch 2.13.0, now 2.14.0" in text
     assert "Caution: The number of threads is not the same: 2, now 1." in text
     assert "Caution: In the new result: The fan was off." in text
+
+
+def test_a_caution_of_both_results_is_given_once() -> None:
+    old = drawn_result(1, warnings=("The fan was off.", "It was hot."))
+    text = render(shown(old, drawn_result(2, warnings=("It was late.", "The fan was off."))))
+    assert re.findall("Caution: (.*)", text) == [
+        "In both results: The fan was off.",
+        "In the old result: It was hot.",
+        "In the new result: It was late.",
+    ]
 
 
 @pytest.mark.parametrize("width", [80, 100, 120])

@@ -23,13 +23,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.peers import PEERS, START, Peer
 from benchmarks.peers import tools as tools_package
-from benchmarks.peers.__main__ import WORKLOADS, beyond, turns, with_speeds
+from benchmarks.peers.__main__ import WORKLOADS, beyond, main, turns, with_speeds
 from benchmarks.peers.arena import Arena, child, fresh, open_arena
 from benchmarks.peers.counting import counted_names, names_of, steps_by_size
 from benchmarks.peers.page import page
 from benchmarks.peers.rows import Row, Run, cells, summary
 from benchmarks.peers.task import Task, digest
-from benchmarks.recording import latest_rows
+from benchmarks.recording import RESULTS, latest_rows
 from benchmarks.suite import MIB, SUITE, Entry, chosen
 from benchmarks.throughput import Sweep
 
@@ -202,6 +202,10 @@ def test_the_workloads_are_those_that_plain_parts_describe() -> None:
 
 def test_a_tool_that_cannot_run_says_why() -> None:
     assert Peer(name="x", package="no-such-package").unable("cpu") == "no-such-package is not installed"
+    apart = Peer(name="x", package="no-such-package")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benchmarks.peers.APART", ("no-such-package",))
+        assert apart.unable("cpu") == "no-such-package is not installed: pip install --no-deps no-such-package"
     assert Peer(name="x", only_on="cuda", reason="knows CUDA only").unable("cpu") == "knows CUDA only"
     assert Peer(name="x", package="torch", only_on="cuda", reason="knows CUDA only").unable("cuda:0") == ""
     assert Peer(name="x", package="torch").version.startswith("torch 2")
@@ -275,9 +279,54 @@ def test_the_summary_takes_every_workload_once_and_says_where_our_time_went() ->
         {**fields_of(searched(answer=90, fits=True, spent={"measuring": 3.0, "confirming": 1.0})), **ours},
     ]
     text = summary([*rows, fields_of(searched(answer=9, kept={"weights": False}))])
-    assert "| plain doubling | 1 | 9% |  | 3.0 |  | 0 of 1 | 1 of 1 |" in text
-    assert "| autotune probe, largest | 2 | 70% (50% to 90%) | 2 of 2 | 3.0 |  | 2 of 2 | 2 of 2 |" in text
+    assert "| plain doubling | 1 of 1 | 9% |  | 3.0 |  | 0 of 1 | 1 of 1 |" in text
+    assert "| autotune probe, largest | 2 of 2 | 70% (50% to 90%) | 2 of 2 | 3.0 |  | 2 of 2 | 2 of 2 |" in text
     assert "measuring 75%, confirming 25%" in text
+
+
+def test_the_summary_says_on_how_many_of_the_workloads_a_tool_gave_an_answer() -> None:
+    crashed = fields_of(searched(exit_code=1), searched(exit_code=1))
+    answered = fields_of(searched(answer=50, fits=True), searched(exit_code=1))
+    text = summary([answered, {**crashed, "workload": "gpt"}, {**crashed, "workload": "unet"}])
+    assert "| plain doubling | 1 of 3 | 50% | 1 of 1 |" in text
+    assert "Workloads: those on which a tool gave an answer, of all that" in text
+
+
+def test_the_summary_names_every_tool_that_could_not_run_once_with_the_reason() -> None:
+    rows = [{**fields_of(unable="knows CUDA only"), "tool": "batchtune, best", "workload": name} for name in ("a", "b")]
+    ran = fields_of(searched(answer=50))
+    assert summary([ran, *rows]).count("\n- batchtune, best: knows CUDA only") == 1
+    assert "could not run" not in summary([ran])
+    assert page([ran, *rows], {}).count("<li>batchtune, best: knows CUDA only</li>") == 1
+
+
+def test_the_page_has_the_reason_on_a_line_of_its_own_and_a_range_below_its_middle() -> None:
+    text = page([fields_of(searched(answer=10), searched(answer=20), searched(exit_code=1, error="SIGSEGV"))], {})
+    columns = [table.count('<th scope="col"') for table in text.split("<table>")[1:]]
+    assert columns == [8, 11]
+    assert '<tr><td class="reason" colspan="11">SIGSEGV</td></tr>' in text
+    assert '<td>15 <span class="range">(10 to 20)</span></td>' in text
+    assert "why not" not in text
+
+
+def test_without_names_all_workloads_of_the_published_table_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(sys, "argv", ["peers"])
+    monkeypatch.setattr(
+        "benchmarks.peers.__main__.compare", lambda entries, *_: asked.extend(entry.name for entry in entries)
+    )
+    main()
+    published = json.loads((RESULTS / "peers-cpu.json").read_text())["rows"]
+    assert set(asked) == {row["workload"] for row in published}
+
+
+def test_the_published_tables_are_what_the_raw_data_make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = str(RESULTS / "peers-cpu.json")
+    monkeypatch.setattr(sys, "argv", ["peers", "--merge", raw, "--results", str(tmp_path)])
+    main()
+    for suffix in ("json", "md"):  # the page changes with the style of the tool's own reports
+        name = f"peers-cpu.{suffix}"
+        assert (tmp_path / name).read_text() == (RESULTS / name).read_text()
 
 
 def test_the_page_holds_every_row_and_foreign_text_stays_text() -> None:

@@ -74,8 +74,17 @@ def _cautions(shown: Shown) -> Iterator[str]:
     for difference in shown.comparison.differences:
         if difference.matters:
             yield f"The {difference.name} is not the same: {difference.old}, now {difference.new}."
-    for word, result in (("old", shown.comparison.old), ("new", shown.comparison.new)):
-        yield from (f"In the {word} result: {warning}" for warning in result.warnings)
+    old, new = shown.comparison.old.warnings, shown.comparison.new.warnings
+    yield from (f"In both results: {warning}" for warning in old if warning in new)
+    yield from (f"In the old result: {warning}" for warning in old if warning not in new)
+    yield from (f"In the new result: {warning}" for warning in new if warning not in old)
+
+
+def _notes(shown: Shown) -> Iterator[str]:
+    """Where the figures of the table come from, as they stand beside those of a report."""
+    yield "Samples/s as in each result's report; peaks are medians of a size's runs, where a report has the highest."
+    if shown.comparison.pools_trials:
+        yield "The speed over all sizes compares single trials: they are independent, unlike times of a final round."
 
 
 def _conclusion(shown: Shown) -> Iterator[str]:
@@ -109,7 +118,7 @@ def _summary_rows(shown: Shown) -> Iterator[tuple[str, ...]]:
     if (figure := comparison.recommended) is not None:
         yield ("samples/s there", _speed(figure.old), _speed(figure.new), *_judged(shown, figure))
         yield from _epochs(figure, old, new)
-    yield _plain("largest known to fit", format_count(old.max_batch_size), format_count(new.max_batch_size))
+    yield _plain("largest that fitted", format_count(old.max_batch_size), format_count(new.max_batch_size))
 
 
 def _plain(name: str, old: str, new: str) -> tuple[str, ...]:
@@ -130,17 +139,26 @@ def _judged(shown: Shown, figure: Figure) -> tuple[str, str, str]:
 
 
 def _change(ratio: float) -> str:
-    """A ratio as a change: "-3.2%", "+12%", "0%", and a factor where a percentage says little."""
-    if ratio >= _MANIFOLD or ratio <= 1 / _MANIFOLD:
-        return f"x {format_number(ratio)}"
+    """A ratio as a change, and as a factor where a percentage says little."""
+    return _factor(ratio) if ratio >= _MANIFOLD or ratio <= 1 / _MANIFOLD else _percentage(ratio)
+
+
+def _factor(ratio: float) -> str:
+    return f"x {format_number(ratio)}"
+
+
+def _percentage(ratio: float) -> str:
+    """A ratio as "-3.2%", "+12%", "0%"."""
     share = format_share(ratio - 1)
     return f"+{share}" if ratio > 1 and share != "0.0%" else share.replace("-0.0%", "0.0%")
 
 
 def _interval(ratio: Ratio) -> str:
+    """Both ends in one notation: factors where the change itself is one, or where the upper end would be."""
     if ratio.is_tie and _tells_nothing(ratio):
         return "unknown"
-    return f"{_change(ratio.low)} to {_change(ratio.high)}"
+    written = _factor if ratio.median <= 1 / _MANIFOLD or ratio.high >= _MANIFOLD else _percentage
+    return f"{written(ratio.low)} to {written(ratio.high)}"
 
 
 def _tells_nothing(ratio: Ratio) -> bool:
@@ -187,7 +205,8 @@ def render(shown: Shown, width: int = WIDEST_TEXT) -> str:
 def report(shown: Shown, width: int) -> RenderableType:
     """The whole comparison for a console `width` columns wide."""
     opening = Text("\n").join(Text(printable(line), style="dim") for line in _opening(shown))
-    parts: list[RenderableType] = [opening, Text(), _sizes_table(shown, width), Text()]
+    notes = Text("\n").join(Text(line, style="dim") for line in _notes(shown))
+    parts: list[RenderableType] = [opening, Text(), _sizes_table(shown, width), notes, Text()]
     parts += [_summary_table(shown, width), Text()]
     parts += [Text(line) for line in _conclusion(shown)]
     parts += [Text.assemble(("Caution: ", "bold yellow"), printable(line)) for line in _cautions(shown)]
@@ -243,6 +262,7 @@ def as_markdown(shown: Shown) -> str:
         _markdown_table(_SUMMARY, list(_summary_rows(shown))),
         "<details>\n<summary>By batch size</summary>",
         _markdown_table(headings, sizes),
+        "  \n".join(_escaped(line) for line in _notes(shown)),
         "  \n".join(_escaped(line) for line in _opening(shown)),
         "</details>",
     ]

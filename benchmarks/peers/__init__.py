@@ -5,7 +5,9 @@ are given is in `task`, how the memory is made scarce in `arena`, what a row of 
 
     pip install -e ".[peers]"
     pip install --no-deps timm batchtune    # the latter from Python 3.13 on
-    python -m benchmarks.peers [NAME ...]
+    python -m benchmarks.peers                           # the published table: all workloads, about an hour
+    python -m benchmarks.peers NAME ...                  # some of them
+    python -m benchmarks.peers --merge benchmarks/results/peers-cpu.json    # the tables anew, from raw data
 
 These two stand apart since their releases require torchvision, whose build on PyPI is for CUDA: beside a torch for CPU
 only it makes `import lightning` fail. What is used of them here does without.
@@ -27,6 +29,9 @@ START = 1024
 none is held back by its default (8 to 512)."""
 
 BATCHTUNE_PYTHON = (3, 13)
+
+APART = ("timm", "batchtune")
+"""Packages that the extra `peers` leaves out, see above."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +64,8 @@ class Peer:
         if self.package == "batchtune" and sys.version_info < BATCHTUNE_PYTHON:
             return "needs Python 3.13"
         if self.package and find_spec(self.package.removeprefix("torch-").replace("-", "_")) is None:
-            return f"{self.package} is not installed"
+            apart = f": pip install --no-deps {self.package}" if self.package in APART else ""
+            return f"{self.package} is not installed{apart}"
         return ""
 
 

@@ -34,8 +34,6 @@ WORKLOADS = ("mlp", "resnet", "transformer_encoder", "gpt", "lstm", "unet")
 """Those that a model, a loss, an optimizer and samples describe. The others have a step or a collate function of their
 own, a model that returns its loss, or no training; Lightning alone could express all of them."""
 
-DEFAULT_WORKLOADS = ("resnet", "gpt")
-
 RUN_SECONDS = 30.0
 TRUTH_SECONDS = 240.0
 SURVEY_SECONDS = 300.0
@@ -226,14 +224,17 @@ def estimated_seconds(workloads: int, peers: int, repetitions: int) -> float:
 
 
 def main() -> None:
-    """Compare the tools on each workload named, or on two of different kinds."""
+    """Compare the tools on each workload named, or on all of them, which makes the table that is published.
+
+    All of them take about an hour on two cores, and up to two where no true maximum is known yet.
+    """
     options = _parser().parse_args()
     if unknown := sorted({*options.names} - {*WORKLOADS}):
         raise SystemExit(f"{unknown[0]} is none of the workloads that every tool can express: {', '.join(WORKLOADS)}.")
     peers = [peer for peer in PEERS if not options.tool or peer.name in options.tool]
     if unknown := sorted({*options.tool} - {peer.name for peer in PEERS}):
         raise SystemExit(f"No tool is called {unknown[0]!r}. There are: {', '.join(peer.name for peer in PEERS)}.")
-    entries = chosen(options.names or DEFAULT_WORKLOADS)
+    entries = chosen(options.names or WORKLOADS)
     if files := options.merge or options.retime:
         recording = _recording(peers, options)
         rows = latest_rows(Row.recorded, files, WORKLOADS)
@@ -249,13 +250,13 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=main.__doc__)
-    parser.add_argument("names", nargs="*", help=f"out of {', '.join(WORKLOADS)}")
+    parser.add_argument("names", nargs="*", help=f"out of {', '.join(WORKLOADS)}; all where none is named")
     parser.add_argument("--tool", action="append", default=[], help="only this one; may be repeated")
     parser.add_argument("--repetitions", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="the true maxima that are known")
-    parser.add_argument("--merge", nargs="+", type=Path, help="run nothing: join the JSON files of earlier runs")
-    parser.add_argument("--retime", nargs="+", type=Path, help="the same, and time the answers anew")
+    parser.add_argument("--merge", nargs="+", type=Path, help="run nothing: make the tables anew from these JSON files")
+    parser.add_argument("--retime", nargs="+", type=Path, help="the same, but time the answers again")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder to write to")
     return parser
 

@@ -21,14 +21,19 @@ from benchmarks.peers.rows import (
     OVER_WORKLOADS,
     SPENDING,
     TITLE,
+    UNABLE,
     cells,
     over_workloads,
     spending,
+    unable,
 )
 from benchmarks.recording import Cells, Row
 
-WORDS = ("tool", "state kept", "why not")
+WORDS = ("tool", "state kept")
 """Columns that hold words and are set to the left."""
+
+REASON = "why not"
+"""What stands on a line of its own under a tool: as a column it would push others off the screen."""
 
 
 def page(rows: Sequence[Row], machine: Mapping[str, str]) -> str:
@@ -48,7 +53,10 @@ def page(rows: Sequence[Row], machine: Mapping[str, str]) -> str:
         maxima={row["workload"]: row["maximum"] for row in rows},
         spending=spending(rows),
         spending_caption=SPENDING,
+        unable=unable(rows),
+        unable_caption=UNABLE,
         words=WORDS,
+        reason=REASON,
         light=Markup(css_variables(LIGHT)),  # these and the style are this repository's own
         dark=Markup(css_variables(DARK)),
         style=Markup(style),

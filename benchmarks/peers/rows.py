@@ -43,6 +43,9 @@ is timed alone in a process; the answers and the best one are timed again, in {D
 had no say in which is the best, since whichever looks fastest among many was in part lucky. The geometric mean of the
 rounds counts; an answer that is the best size has 100%.
 
+Released versions stand below. timm and batchtune require torchvision, whose build on PyPI is for CUDA, so they are
+installed without it (`pip install --no-deps`) and are no part of the extra `peers`: what is used of them does without.
+
 State kept: whether weights, optimizer and random state are, bit for bit, when training would start what they were
 before the search. Survived: the caller's program ran on after it."""
 
@@ -167,19 +170,33 @@ def state(kept: dict[str, bool | None] | None) -> str:
 
 # Over all workloads
 
-OVER_WORKLOADS = "Over the workloads, medians of the medians, with the range"
+OVER_WORKLOADS = """\
+Over the workloads, medians of the medians, with the range. Workloads: those on which a tool gave an answer, of all that
+it was run on. On the others it crashed or found nothing, in every run: these count under 'survived' alone, so that its
+other figures are of fewer workloads. Speed is that of answers that fit again."""
+UNABLE = "Tools that could not run here"
 SPENDING = "Where our wall time went, as a share of it over all runs"
 
 
 def summary(rows: Sequence[Fields]) -> str:
-    """Both, as Markdown."""
+    """All of it, as Markdown."""
     lines = over_workloads(rows)
     if not lines:
         return "Nothing has run yet."
     table = [list(lines[0]), ["---"] * len(lines[0]), *([*line.values()] for line in lines)]
     written = "\n".join(f"| {' | '.join(line)} |" for line in table)
-    time = "\n".join(f"- {line}" for line in spending(rows))
-    return f"{OVER_WORKLOADS}:\n\n{written}\n\n" + (f"{SPENDING}:\n\n{time}" if time else "")
+    lists = [_list(UNABLE, unable(rows)), _list(SPENDING, spending(rows))]
+    return "\n\n".join([OVER_WORKLOADS, written, *filter(None, lists)])
+
+
+def _list(title: str, lines: Sequence[str]) -> str:
+    """A list under its title, as Markdown; empty where it has no lines."""
+    return "\n".join([f"{title}:\n", *(f"- {line}" for line in lines)]) if lines else ""
+
+
+def unable(rows: Sequence[Fields]) -> list[str]:
+    """A line for each tool that could not run on the device, with the reason."""
+    return list(dict.fromkeys(f"{row['tool']}: {why_not(row)}" for row in rows if row["unable"]))
 
 
 def over_workloads(rows: Sequence[Fields]) -> list[Cells]:
@@ -189,11 +206,11 @@ def over_workloads(rows: Sequence[Fields]) -> list[Cells]:
 
 
 def _of_tool(tool: str, rows: Sequence[Fields]) -> Cells:
-    answered = [[run["answer"] / row["maximum"] for run in row["runs"] if run["answer"]] for row in rows]
+    shares = [[run["answer"] / row["maximum"] for run in row["runs"] if run["answer"]] for row in rows]
     return {
         "tool": tool,
-        "workloads": f"{len(rows)}",
-        "of the maximum": spread([median(shares) for shares in answered if shares], "{:.0%}"),
+        "workloads": count([bool(answered) for answered in shares]),
+        "of the maximum": spread([median(answered) for answered in shares if answered], "{:.0%}"),
         "fits again": count([run["fits"] for row in rows for run in row["runs"] if run["fits"] is not None]),
         "certificates": spread([median(spent) for row in rows if (spent := costs(row))], "{:.1f}"),
         "speed": spread([median(speeds) for row in rows if (speeds := reached(row))], "{:.0%}"),

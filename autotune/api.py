@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from functools import partial
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -80,12 +81,26 @@ def run(
 def _probed(
     spec: ProbeSpec, executor: Executor, listener: Listener, output: Path | None, *, resume: bool, command_line: str
 ) -> Result:
-    if output is None:
-        if resume:
-            raise UsageError("--resume needs --output.", remedy="Name the result file of the probe to go on with.")
-        result = Probe(spec, executor, NoJournal(), listener).run()
-        return _with_command(result, command_line)
-    check_writable(output)
+    if output is not None:
+        check_writable(output)
+    if output is not None and _may_have_a_journal(output):
+        return _journalled(spec, executor, listener, output, resume=resume, command_line=command_line)
+    if resume:
+        raise UsageError("--resume needs --output.", remedy="Name the result file of the probe to go on with.")
+    result = _with_command(Probe(spec, executor, NoJournal(), listener).run(), command_line)
+    if output is not None:
+        _save(result, output)
+    return result
+
+
+def _may_have_a_journal(output: Path) -> bool:
+    """Whether a file may lie beside it; a device or a pipe leaves nothing to go on with."""
+    return output.is_file() or not output.exists()
+
+
+def _journalled(
+    spec: ProbeSpec, executor: Executor, listener: Listener, output: Path, *, resume: bool, command_line: str
+) -> Result:
     with FileJournal(journal_path(output), spec, resume=resume) as journal:
         probe = Probe(
             spec,
@@ -98,8 +113,8 @@ def _probed(
         )
         result = _with_command(probe.run(), command_line)
         _save(result, output)
-    if result.is_complete:
-        journal.path.unlink(missing_ok=True)
+        if result.is_complete:
+            journal.delete()
     return result
 
 
@@ -185,7 +200,7 @@ def find_batch_size(
         objective: "throughput", "memory", "latency" with `max_latency`, or "time-to-quality".
         max_latency: bound on the 95th percentile of the step time: seconds, or text like "50ms".
         memory_budget: what the training process may use in all: bytes, or text like "8GiB" or "90%" (of what
-            is free to it now).
+            is free to it now). There is always one: "100%" is the most.
         start: first batch size to try.
         max_batch_size: nothing above it is tried.
         multiple_of: only multiples of it are tried.
@@ -194,8 +209,10 @@ def find_batch_size(
         precision: "fp32", or "bf16" or "fp16" by autocast.
         compile: use `torch.compile`.
         threads: torch's threads on CPU; its own default where None.
-        max_seconds: stop after so long with the best so far: seconds, or text like "2m".
-        max_trials: stop after so many trials with the best so far.
+        max_seconds: stop after so long with the best so far: seconds, or text like "2m". Whatever runs then is ended,
+            but for the first trial, which has all of `trial_timeout`; a process that starts is waited for.
+        max_trials: stop after so many trials with the best so far, those that confirm the answer or are about the
+            target included.
         trial_timeout: bound on one trial: seconds, or text.
         forecast: let a forecast of memory, made without running, guide the search.
         tune_workers: time the DataLoader with several numbers of workers, too; `.num_workers` is then the best.
@@ -250,7 +267,7 @@ def find_batch_size(
         threads=threads,
         max_seconds=_seconds(max_seconds),
         max_trials=max_trials,
-        trial_timeout_seconds=_seconds(trial_timeout) or 0.0,
+        trial_timeout_seconds=_seconds(trial_timeout),
         forecast=forecast,
         tune_workers=tune_workers,
         dataset_size=dataset_size,
@@ -523,8 +540,17 @@ def _spec(**fields: Any) -> ProbeSpec:
     try:
         return msgspec.convert(msgspec.to_builtins(fields, enc_hook=_plain_number), ProbeSpec)
     except (msgspec.ValidationError, NotImplementedError) as error:
-        told, _, name = str(error).partition(" - at `$.")
-        raise UsageError(f"{name.rstrip('`') or 'An argument'} is of the wrong type. {told}.") from error
+        told, _, field = str(error).partition(" - at `$.")
+        name = field.rstrip("`") or "An argument"
+        raise UsageError(f"{_ARGUMENTS.get(name, name)} is of the wrong type. {told}.") from error
+
+
+_ARGUMENTS = {
+    "latency_seconds": "max_latency",
+    "trial_timeout_seconds": "trial_timeout",
+    "base_learning_rate": "base_lr",
+}
+"""Arguments by the fields of a spec that have another name."""
 
 
 def _plain_number(value: Any) -> Any:
@@ -545,10 +571,11 @@ def _seconds(value: str | float | None) -> float | None:
     return parse_duration(value) if isinstance(value, str) else value
 
 
-def _budget(value: str | float) -> MemoryBudget:
+def _budget(value: Any) -> MemoryBudget:
     if isinstance(value, str):
         return parse_budget(value)
-    if value != int(value):
+    is_whole = isinstance(value, Integral) or (isinstance(value, Real) and float(value).is_integer())
+    if not is_whole:
         raise UsageError(
             f"memory_budget={value} is no number of bytes.", remedy='Give bytes, or text such as "8GiB" or "80%".'
         )

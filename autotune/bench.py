@@ -6,7 +6,7 @@ its first call what the model sees of it, are checked.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from autotune.errors import WorkloadError
 from autotune.executors.messages import Built
 from autotune.spec import Mode, Objective, ProbeSpec
 from autotune.trial import Outcome, WorkloadFacts
-from autotune.workloads import BuildOptions, Workload
+from autotune.workloads import BuildOptions, MicroBatches, Workload
 from autotune.workloads.batches import describe, move
 from autotune.workloads.checks import check_batch, watch_inputs
 from autotune.workloads.opening import build_workload
@@ -55,8 +55,7 @@ class Bench:
         """Three steps at the smallest batch size: the first makes the optimizer's state, the others use it."""
         step = Step(self, self.smallest_batch_size)
         for _ in range(3):
-            step.renew()
-            step()
+            step.rehearse()
         self.device.synchronize()
 
     def batch(self, batch_size: int) -> Any:
@@ -74,36 +73,62 @@ class Bench:
 
 
 class Step:
-    """One step of a bench at one batch size, run as often as it is called, on a batch that can be renewed."""
+    """One step of a bench at one batch size, run as often as it is called.
+
+    Called, it runs on the batch at hand, which stands for each micro-batch that it accumulates: no time goes into
+    making data. A rehearsal, which nobody times, makes each when the loop asks for it, while the one before is held,
+    as a loop over a DataLoader does: what it needs does not grow with their number, unless the loop collects them.
+    """
 
     def __init__(self, bench: Bench, batch_size: int, accumulation_steps: int | None = None) -> None:
-        """Make the first batch, or one for each micro-batch that an optimizer step accumulates: as the caller does."""
+        """Nothing is made yet. Without a number of micro-batches, a step accumulates as many as the caller's does."""
         self._bench, self._size = bench, batch_size
         self.accumulation_steps = accumulation_steps or bench.accumulation_steps
         self._run = self._runner()
-        self._batches: list[Any] = []
         self._is_checked = False
-        self.renew()
+        self.batch: Any = None
 
     def renew(self) -> None:
-        """Make a new batch while the old one is held, as a loop over a DataLoader does."""
-        self._batches = [self._bench.batch(self._size) for _ in range(self.accumulation_steps)]
+        """Make a new batch while the old one is held."""
+        self.batch = self._bench.batch(self._size)
 
-    def __call__(self) -> Any:
-        """Run one step; the first time, see to it that the model gets the whole batch."""
+    def rehearse(self) -> Any:
+        """Run one step on new batches; the first time, see to it that the model gets the whole batch."""
+        self.renew()
+        batches = _OneByOne(self)
         if self._is_checked:
-            return self._run(self._batches)
+            return self._run(batches)
         self._is_checked = True
         with watch_inputs(self._bench.workload.model, self._size):
-            return self._run(self._batches)
+            return self._run(batches)
 
-    def _runner(self) -> Callable[[list[Any]], Any]:
+    def __call__(self) -> Any:
+        """Run one step on the batch at hand."""
+        return self._run([self.batch] * self.accumulation_steps)
+
+    def _runner(self) -> Callable[[MicroBatches], Any]:
         bench, accumulated_step = self._bench, self._bench.workload.accumulated_step
         if self.accumulation_steps == 1:
-            return lambda batches: bench.run(batches[0])
+            return lambda _: bench.run(self.batch)
         if accumulated_step is None:
             raise ValueError("this workload's loop is the user's own and cannot accumulate")
         return accumulated_step
+
+
+@dataclass(frozen=True)
+class _OneByOne:
+    """The micro-batches of one step: the batch at hand, then new ones in its place."""
+
+    step: Step
+
+    def __len__(self) -> int:
+        return self.step.accumulation_steps
+
+    def __iter__(self) -> Iterator[Any]:
+        yield self.step.batch
+        for _ in range(len(self) - 1):
+            self.step.renew()
+            yield self.step.batch
 
 
 def build_bench(spec: ProbeSpec, device: Device, live: LiveParts | None = None) -> Bench:

@@ -43,7 +43,7 @@ def turn_of(bench: Bench, batch_size: int) -> Turn:
     """A turn at one batch size in this process, warmed up."""
     step = Step(bench, batch_size)
     for _ in range(WARMUP_STEPS - 1):
-        step()
+        step.rehearse()
     steps = max(1, math.ceil(TURN_SECONDS / _mean_seconds(step, bench, 1)))
     return lambda: _mean_seconds(step, bench, steps)
 

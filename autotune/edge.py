@@ -18,6 +18,15 @@ to come twice as near costs 9 to 30% more in samples run (simulated: peaks that 
 to 2, 6 and 15%, or none)."""
 
 
+def _resolution(spec: ProbeSpec) -> float:
+    """How near to the edge is near enough.
+
+    Times near a limit on latency differ from run to run, so that a search for the very edge of it would wander among
+    sizes that are all one; the tolerance says how much of a batch size is not worth that.
+    """
+    return {Objective.MEMORY: 0.0, Objective.LATENCY: spec.tolerance}.get(spec.objective, EDGE_RESOLUTION)
+
+
 def search_limits(spec: ProbeSpec, opened: Opened) -> Limits:
     """Where to search, from what was asked for and what the workload is."""
     size, asked = opened.workload.dataset_size, spec.max_batch_size
@@ -31,7 +40,7 @@ def search_limits(spec: ProbeSpec, opened: Opened) -> Limits:
         multiple_of=spec.multiple_of,
         plateau_tolerance=None if seeks_edge else spec.tolerance,
         confirmations=EDGE_CONFIRMATIONS[opened.forks] if seeks_edge else 0,
-        resolution=0.0 if seeks_edge else EDGE_RESOLUTION,
+        resolution=_resolution(spec),
     )
 
 
@@ -40,18 +49,16 @@ def edge_of(trials: Sequence[Trial], multiple_of: int) -> Edge:
     searched = [trial for trial in trials if trial.is_searched]
     low, high = bounds([telling(trial) for trial in searched], multiple_of)
     accepted, refused = ({t.batch_size for t in searched if t.accepted is flag} for flag in (True, False))
+    ran = min((size for size in refused if high is not None and size >= high), default=None)
     return Edge(
         largest_fits=low or 0,
-        smallest_refused=high,
-        refused_by=next((refusal(t) for t in searched if t.batch_size == high and not t.accepted), _unsafe(high)),
+        smallest_refused=ran,
+        refused_by=next((refusal(t) for t in searched if t.batch_size == ran and not t.accepted), ""),
+        no_room_from=None if high == ran else high,
         confirmations=sum(t.batch_size == low and t.accepted and t.purpose == "confirm" for t in searched),
         band=tuple(sorted(accepted & refused)),
         multiple_of=multiple_of,
     )
-
-
-def _unsafe(high: int | None) -> str:
-    return "" if high is None else "peaks of about its size differ from run to run and may pass the budget"
 
 
 def refusal(trial: Trial) -> str:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from autotune.executors import ContestRequest, Executor, Opened
 from autotune.recommend import is_decided, may_yet_win, merged
-from autotune.spec import ProbeSpec
+from autotune.result import StopReason
 from autotune.stats import median
 from autotune.trial import Contest
 
@@ -31,7 +31,10 @@ TOGETHER_SHARE = 0.8  # of the free memory, for all sizes
 ALONE_SECONDS = 0.3  # for each size, in each round
 ALONE_TURNS = 2  # of long steps; equal processes differ by more than the turns of one
 
-Round = Callable[[Executor, tuple[int, ...], ProbeSpec, int], Contest | str]
+SecondsAllowed = Callable[[], float]
+"""For how long what is asked for now may run; 0 where nothing more may be."""
+
+Round = Callable[[Executor, tuple[int, ...], int, SecondsAllowed], Contest | str]
 """Holds the how many-th round; a text says why it could not be."""
 
 
@@ -57,24 +60,25 @@ class Form:
         self,
         executor: Executor,
         contest: Contest,
-        spec: ProbeSpec,
-        is_over: Callable[[], bool],
+        tolerance: float,
+        seconds_allowed: SecondsAllowed,
         warned: Callable[[str], None],
     ) -> Iterator[Contest]:
         """A contest after each further round, until it is decided who wins, or no more may be held."""
         counted = len(contest.counted)
         for number in range(MOST):
             held = counted + number
-            left = may_yet_win(contest, spec.tolerance, held) if held else contest.batch_sizes
-            if len(left) == 1 or is_over():
+            left = may_yet_win(contest, tolerance, held) if held else contest.batch_sizes
+            if len(left) == 1 or not seconds_allowed():
                 return
-            found = self.hold(executor, left, spec, number)
+            found = self.hold(executor, left, number, seconds_allowed)
             if isinstance(found, str):
-                warned(f"The final round did not finish ({found}); what was timed before it decides.")
+                why = found if seconds_allowed() else StopReason.SECONDS.value
+                warned(f"The final round did not finish ({why}); what was timed before it decides.")
                 return
             contest = merged(contest, found)
             yield contest
-            if number + 1 >= self.least and is_decided(contest, spec.tolerance):
+            if number + 1 >= self.least and is_decided(contest, tolerance):
                 return
 
 
@@ -88,15 +92,14 @@ def form_of(opened: Opened) -> Form:
     return Form(_together, least=1, follows_trials=False, fresh_processes=0, room_bytes=room_bytes)
 
 
-def _alone(executor: Executor, batch_sizes: tuple[int, ...], spec: ProbeSpec, number: int) -> Contest | str:
+def _alone(
+    executor: Executor, batch_sizes: tuple[int, ...], number: int, seconds_allowed: SecondsAllowed
+) -> Contest | str:
     """Each size in a process of its own; every other round goes backwards."""
     step_seconds = {}
     for size in batch_sizes[:: -1 if number % 2 else 1]:
         request = ContestRequest(
-            batch_sizes=(size,),
-            seconds=ALONE_SECONDS,
-            min_rounds=ALONE_TURNS,
-            timeout_seconds=spec.trial_timeout_seconds,
+            batch_sizes=(size,), seconds=ALONE_SECONDS, min_rounds=ALONE_TURNS, timeout_seconds=seconds_allowed()
         )
         found = _run(executor, request)
         if isinstance(found, str):
@@ -106,25 +109,32 @@ def _alone(executor: Executor, batch_sizes: tuple[int, ...], spec: ProbeSpec, nu
 
 
 def _in_fresh_processes(
-    executor: Executor, batch_sizes: tuple[int, ...], spec: ProbeSpec, number: int
+    executor: Executor, batch_sizes: tuple[int, ...], number: int, seconds_allowed: SecondsAllowed
 ) -> Contest | str:
     """All sizes in one process, each time in another one."""
-    return _together(executor, batch_sizes, spec, number, fresh_process=number > 0)
+    return _together(executor, batch_sizes, number, seconds_allowed, fresh_process=number > 0)
 
 
 def _together(
-    executor: Executor, batch_sizes: tuple[int, ...], spec: ProbeSpec, _number: int, *, fresh_process: bool = False
+    executor: Executor,
+    batch_sizes: tuple[int, ...],
+    _number: int,
+    seconds_allowed: SecondsAllowed,
+    *,
+    fresh_process: bool = False,
 ) -> Contest | str:
     """All sizes in one process."""
     request = ContestRequest(
         batch_sizes=batch_sizes,
         seconds=TOGETHER_SECONDS,
         fresh_process=fresh_process,
-        timeout_seconds=spec.trial_timeout_seconds,
+        timeout_seconds=seconds_allowed(),
     )
     return _run(executor, request)
 
 
 def _run(executor: Executor, request: ContestRequest) -> Contest | str:
+    if not request.timeout_seconds:
+        return StopReason.SECONDS.value
     attempt = executor.run(request)
     return attempt.contest or attempt.reason

@@ -38,10 +38,9 @@ def measure(bench: Bench, request: TrialRequest) -> Measurement:
     device.release()
     device.start_reading()
     step = Step(bench, request.batch_size, request.accumulation_steps)
-    loss = step()
+    loss = step.rehearse()
     for _ in range(effort.warmup_steps - 1):
-        step.renew()
-        loss = step()
+        loss = step.rehearse()
     device.synchronize()
     warmed_up = time.perf_counter()
     device.start_conditions()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import msgspec
@@ -37,26 +37,35 @@ from autotune.quality import base_batch_size, noise_of, quality, recommendation_
 from autotune.recommend import begun, contenders, recommend, speeds, telling
 from autotune.result import Recommendation, Result, Spent, StopReason, TargetAnswer
 from autotune.resuming import check_same, dropped_warning, place_of, sifted
-from autotune.search import Ask, Hint, Limits, Phase, Search, bounds
+from autotune.search import Ask, Hint, Limits, Phase, Search, Stop, bounds, next_move
 from autotune.spec import Objective, ProbeSpec
 from autotune.store import Forecasted, Journal, Line, NoJournal, Place, TrialBegan, TrialEnded, TrialInterrupted
-from autotune.target import TRY, answer_target
+from autotune.target import TRY, answer_target, known_answer
 from autotune.trial import Contest, Feeding, Gradients, Outcome, Purpose, Trial
-from autotune.units import format_bytes
+from autotune.units import format_bytes, format_count
 from autotune.verdict import judged
 
 GROW = Effort(warmup_steps=2, min_steps=3, seconds=0.5)
 BISECT = Effort(warmup_steps=2, min_steps=3, max_steps=3, seconds=0.0)  # the peak still rises until the third step
 CONFIRM = Effort(warmup_steps=2, min_steps=8, max_steps=8, seconds=0.0)  # ten in all: sizes that pass three fail ten
-EFFORTS: dict[Purpose, Effort] = {"bisect": BISECT, "confirm": CONFIRM, "target": TRY}  # else GROW
+EFFORTS: dict[Purpose, Effort] = {  # else GROW
+    "bisect": BISECT,
+    "confirm": CONFIRM,
+    "successor": CONFIRM,
+    "target": TRY,
+}
 FORECAST_SECONDS = 60.0
 WARMUP_SECONDS = 120.0  # of training a copy; what was measured until then has to do
 MOST_WORKERS = 16  # of a DataLoader; more seldom help, and each holds a copy of the dataset's objects
 LATENCY = Effort(min_steps=20, seconds=0.5)  # the fewest of which the 95th percentile is not simply the slowest
 
 
-class _CutShortError(Exception):
-    """The time allowed for the probe ended a trial."""
+class _SpentError(Exception):
+    """An allowance is used up: it kept a trial from beginning, or ended one, which says nothing of its batch size."""
+
+    def __init__(self, by: StopReason) -> None:
+        super().__init__(by.value)
+        self.by = by
 
 
 @dataclass
@@ -132,42 +141,48 @@ class Probe:
     def _result(self) -> Result:
         target, feeding = None, None
         try:
-            stop = self._search_until_confirmed()
-            if self.spec.target is not None:
-                spent = self._exhausted()
-                stop = spent or stop  # so that it can be resumed for the target
-                target = None if spent else answer_target(self.spec.target, self, self._effort("target"))
+            cut_short, target = self._answered()
             feeding = self._feeding()
         except KeyboardInterrupt:
             if not self.speeds():
                 raise
-            stop = StopReason.INTERRUPTED
-        except _CutShortError:
-            stop = StopReason.SECONDS
+            cut_short = StopReason.INTERRUPTED
+        return self._composed(cut_short, target or known_answer(self.spec.target, self), feeding)
+
+    def _answered(self) -> tuple[StopReason | None, TargetAnswer | None]:
+        """Search until the answer holds, and answer for the target; tells which allowance ended that, if any."""
+        spent, target = None, None
+        try:
+            spent = self._search_until_confirmed()
+            if self.spec.target is not None:
+                target = answer_target(self.spec.target, self, self._effort("target"))
+        except _SpentError as error:
             if not self.speeds():
-                raise _nothing_yet(stop) from None
-        return self._composed(stop, target, feeding)
+                raise _nothing_yet(error.by) from None
+            spent = error.by
+        return spent, target
 
     # ------------------------------------------------------------------ searching
 
-    def _search_until_confirmed(self) -> StopReason:
-        """Search until what is recommended also holds in a fresh process."""
+    def _search_until_confirmed(self) -> StopReason | None:
+        """Search until what is recommended also holds in a fresh process; tells which allowance ended that, if any."""
         while True:
-            stop = self._search_to_its_end()
+            spent = self._search_to_its_end()
             self._hold_contest()
             self._warm_up()
             size = self._recommendation().batch_size
             if self._is_confirmed(size):
-                return stop
+                return spent
             if (spent := self._exhausted()) is not None:
                 return spent
             ask = Ask(size, Phase.CONFIRM, "does the answer hold in a fresh process?")
             trial = self.ask_trial(ask, self._effort(ask.phase.value))
             self.contest = self.contest if trial.accepted else None
 
-    def _search_to_its_end(self) -> StopReason:
+    def _search_to_its_end(self) -> StopReason | None:
+        """Search until nothing is left to try, or an allowance is used up, and tell which."""
         while isinstance(move := self.search.ask(self._hint()), Ask):
-            if (spent := self._exhausted()) is not None and self.trials:  # one trial at least, whatever was allowed
+            if (spent := self._exhausted()) is not None:
                 if not self.speeds():
                     raise _nothing_yet(spent)
                 return spent
@@ -177,7 +192,7 @@ class Probe:
             self.ask_trial(move, self._effort(move.phase.value))
         if move.reason is None:
             raise self._nothing_accepted()
-        return move.reason
+        return None
 
     @property
     def _can_forecast(self) -> bool:
@@ -254,16 +269,18 @@ class Probe:
 
         Raises:
             WorkloadError: the user's own code raised.
-            _CutShortError: the time allowed for all of the probe ended it, which says nothing of its batch size.
+            _SpentError: an allowance of the probe kept it from beginning, or ended it.
         """
+        if (spent := self._exhausted()) is not None:
+            raise _SpentError(spent)
         number = 1 + max((trial.number for trial in self.trials), default=0)
         request = self._within_time(request)
         try:
             trial = self._ran(number, request, purpose, why)
             if trial.outcome is Outcome.TIMED_OUT and request.timeout_seconds < self.spec.trial_timeout_seconds:
-                raise _CutShortError
+                raise _SpentError(StopReason.SECONDS)
             return self._taken(trial)
-        except (KeyboardInterrupt, _CutShortError):
+        except (KeyboardInterrupt, _SpentError):
             self._write(TrialInterrupted(number=number))
             raise
 
@@ -319,14 +336,15 @@ class Probe:
         """
         form = form_of(self.opened)
         names = contenders(self.trials, self.spec.tolerance, form.room_bytes)
-        if not self._has_final_round or len(names) == 1 or self.contest is not None:
+        has_question = self._has_final_round and len(names) > 1 and self.contest is None
+        if not has_question or self._exhausted() is not None:
             return
         began = time.monotonic()
         self._prepare_for_the_end(self._peak_bytes(names))
         self.listener.contest_started(names)
         first = begun(self.trials, names, follows_trials=form.follows_trials)
-        held = form.rounds(self.executor, first, self.spec, lambda: self._exhausted() is not None, self.listener.warned)
-        for contest in held:
+        tolerance, warned = self.spec.tolerance, self.listener.warned
+        for contest in form.rounds(self.executor, first, tolerance, self._seconds_allowed, warned):
             self.contest = contest
         seconds = self.spent.contest_seconds + time.monotonic() - began
         self.spent = msgspec.structs.replace(self.spent, contest_seconds=seconds)
@@ -341,13 +359,14 @@ class Probe:
         base = min(base_batch_size(self.spec, self.opened.workload.training), 2 * max(self.speeds()))
         self.listener.warm_up_started(base, self.spec.warmup_steps)
         began = time.monotonic()
+        allowed_seconds = self._at_most(2 * WARMUP_SECONDS)
         attempt = self.executor.run(
             GradientsRequest(
                 batch_size=base,  # a step is over halves of it at most, which fit
                 steps=self.spec.warmup_steps,
                 learning_rate=self.spec.base_learning_rate,
-                seconds=min(WARMUP_SECONDS, self._seconds_left()),
-                timeout_seconds=2 * WARMUP_SECONDS,
+                seconds=allowed_seconds / 2,  # what was measured by then counts; what is ended has measured nothing
+                timeout_seconds=allowed_seconds,
             )
         )
         self.gradients = attempt.gradients
@@ -370,7 +389,7 @@ class Probe:
             FeedRequest(
                 batch_size=self._recommendation().batch_size,
                 num_workers=asked,
-                timeout_seconds=min(self.spec.trial_timeout_seconds, max(1.0, self._seconds_left())),
+                timeout_seconds=self._at_most(self.spec.trial_timeout_seconds),
             )
         )
         self.spent = msgspec.structs.replace(self.spent, feeding_seconds=time.monotonic() - began)
@@ -386,7 +405,9 @@ class Probe:
         return EFFORTS.get(purpose, GROW)
 
     def _exhausted(self) -> StopReason | None:
-        """Which allowance is used up, if any."""
+        """Which allowance is used up, if any; none before the first trial, which runs whatever was allowed."""
+        if not self.trials:
+            return None
         if self.spec.max_trials is not None and len(self.trials) >= self.spec.max_trials:
             return StopReason.TRIALS
         return StopReason.SECONDS if self._seconds_left() <= 0 else None
@@ -398,6 +419,10 @@ class Probe:
     def _within_time(self, request: TrialRequest) -> TrialRequest:
         seconds = self.spec.trial_timeout_seconds
         return msgspec.structs.replace(request, timeout_seconds=self._at_most(seconds) if self.trials else seconds)
+
+    def _seconds_allowed(self) -> float:
+        """For how long a part of the final round may run; 0 where no more of it may begin."""
+        return 0.0 if self._exhausted() else self._at_most(self.spec.trial_timeout_seconds)
 
     def _at_most(self, seconds: float) -> float:
         """So long, or until the time for all of the probe is over, but never less than a second."""
@@ -422,8 +447,17 @@ class Probe:
             return recommendation_of(quality(speed, noise, self.spec, training), speed)
         return recommend(self.spec.objective, speed, low or max(speed), self.contest, self.spec.tolerance)
 
-    def _composed(self, stop: StopReason, target: TargetAnswer | None, feeding: Feeding | None) -> Result:
-        recommendation = self._recommendation()
+    def _ended_by(self, cut_short: StopReason | None) -> StopReason:
+        """Why nothing further was tried: the search's own reason, though sizes may still have to be confirmed."""
+        move = next_move(self.search.told, replace(self.search.limits, confirmations=0))
+        if isinstance(move, Ask) and move.phase is Phase.REFINE:  # which lies below what was tried
+            return StopReason.PLATEAU
+        reason = move.reason if isinstance(move, Stop) else cut_short
+        assert reason is not None  # or else the search would have gone on
+        return reason
+
+    def _composed(self, cut_short: StopReason | None, target: TargetAnswer | None, feeding: Feeding | None) -> Result:
+        stop, recommendation = self._ended_by(cut_short), self._recommendation()
         confirmed = self._is_confirmed(recommendation.batch_size)
         return Result(
             spec=self.spec,
@@ -435,6 +469,7 @@ class Probe:
             recommendation=recommendation,
             edge=edge_of(self.trials, self.spec.multiple_of),
             stop=stop,
+            cut_short=None if stop is cut_short else cut_short,
             seconds=time.monotonic() - self.started,
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
             contest=self.contest,
@@ -445,10 +480,18 @@ class Probe:
             forecast=self._known_forecast,
             no_forecast=self.forecasted.why_not if self.forecasted else "",
             isolated=self.opened.isolated,
-            warnings=cautions(self.trials, self.opened, recommendation.batch_size, confirmed=confirmed),
+            warnings=cautions(self.trials, self.opened, recommendation.batch_size, confirmed=confirmed)
+            + self._about_target(target, cut_short),
             advice=self._advice(recommendation.batch_size),
             spent=self.spent,
         )
+
+    def _about_target(self, answered: TargetAnswer | None, cut_short: StopReason | None) -> tuple[str, ...]:
+        """Says that a target was asked for and not answered, and why."""
+        if self.spec.target is None or answered is not None or cut_short is None:
+            return ()
+        size = format_count(self.spec.target)
+        return (f"Whether a batch of {size} fits at once was not settled, since {cut_short.value}.",)
 
     def _advice(self, batch_size: int) -> tuple[str, ...]:
         """Of the learning rate; where its noise scale was asked for, that says more."""
@@ -494,7 +537,7 @@ class Probe:
         refusal = trial.reason
         if trial.measurement is None:
             request = TrialRequest(batch_size=trial.batch_size, effort=BISECT, enforce=False)
-            with suppress(_CutShortError):
+            with suppress(_SpentError):
                 trial = self.run_trial(request, "target", "how much would it need?")
         peak = trial.measurement.memory.peak_bytes if trial.measurement else 0
         if peak <= budget:  # it is the machine that lacks memory, or the need could not be measured

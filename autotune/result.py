@@ -6,16 +6,31 @@ it says of an edge or a target is marked as measured, estimated or a lower bound
 
 from __future__ import annotations
 
+import os
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
 from autotune.errors import AutotuneError, ResultFileError
 from autotune.forecast.records import Forecast
 from autotune.spec import ProbeSpec
-from autotune.trial import SCHEMA_VERSION, Contest, Curve, Environment, Feeding, Gradients, Record, Trial, WorkloadFacts
+from autotune.trial import (
+    SCHEMA_VERSION,
+    Contest,
+    Count,
+    Curve,
+    Environment,
+    Feeding,
+    Gradients,
+    Record,
+    Trial,
+    WorkloadFacts,
+    decoded,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,21 +52,24 @@ class StopReason(StrEnum):
 class Edge(Record, frozen=True):
     """The border between what fits and what does not.
 
-    `largest_fits` ran within every limit in each of `confirmations` runs; `smallest_refused` did not (None:
-    nothing was refused). `refused_by` is the outcome there. Sizes in `band` passed once and failed another
-    time: memory near the edge is not the same in every process.
+    `largest_fits` ran within every limit in each of `confirmations` runs; `smallest_refused` ran and did not (None:
+    nothing was refused). `refused_by` is the outcome there. From `no_room_from` on, a smaller size that was not run,
+    peaks as they differ from run to run may pass the budget (None: all below `smallest_refused` leave room, as far as
+    is known). Sizes in `band` passed once and failed another time: memory near the edge is not the same in every
+    process.
     """
 
     largest_fits: int
     smallest_refused: int | None = None
     refused_by: str = ""
+    no_room_from: int | None = None
     confirmations: int = 0
     band: tuple[int, ...] = ()
     multiple_of: int = 1
 
     @property
     def is_exact(self) -> bool:
-        """True where the very next batch size was refused."""
+        """True where the very next batch size was run and refused."""
         return self.smallest_refused == self.largest_fits + self.multiple_of
 
 
@@ -69,7 +87,10 @@ class AccumulationPlan(Record, frozen=True):
 
 
 class TargetAnswer(Record, frozen=True):
-    """Can this machine process the target batch size at once? If not, by how much it falls short."""
+    """Can this machine process the target batch size at once? If not, by how much it falls short, and what to do.
+
+    Where there is no `plan` for what does not fit, `no_plan` says why.
+    """
 
     batch_size: int
     fits: bool
@@ -78,6 +99,7 @@ class TargetAnswer(Record, frozen=True):
     shortfall_is: Literal["measured", "estimated"] | None = None
     refused_by: str = ""
     plan: AccumulationPlan | None = None
+    no_plan: str = ""
 
 
 class Recommendation(Record, frozen=True):
@@ -110,7 +132,7 @@ class Verification(Record, frozen=True):
     the predicted size (None: not known). `failures` says of sizes that could not be trained why.
     """
 
-    curves: tuple[Curve, ...]
+    curves: Annotated[tuple[Curve, ...], msgspec.Meta(min_length=1)]
     seconds_each: float
     held_out_samples: int
     planned_seconds: float | None = None
@@ -126,12 +148,15 @@ class Result(Record, frozen=True, dict=True):
     both are empty where it was not asked for. `verification` is there once `verify` was called. Where `forecast` is
     None, `no_forecast` says why, likewise. `warnings` are about the figures, `advice` about training with the batch
     size recommended; nothing of it is applied.
+
+    Where the search had come to its own end, for the reason `stop`, but an allowance or an interruption ended the probe
+    before the answer was confirmed, or all was answered, `cut_short` names that.
     """
 
     spec: ProbeSpec
     environment: Environment
     workload: WorkloadFacts
-    budget_bytes: int
+    budget_bytes: Count
     free_bytes: int
     trials: tuple[Trial, ...]
     recommendation: Recommendation
@@ -139,6 +164,7 @@ class Result(Record, frozen=True, dict=True):
     stop: StopReason
     seconds: float
     created_at: str
+    cut_short: StopReason | None = None
     contest: Contest | None = None
     target: TargetAnswer | None = None
     feeding: Feeding | None = None
@@ -173,13 +199,14 @@ class Result(Record, frozen=True, dict=True):
 
     @property
     def stop_reason(self) -> str:
-        """Why the search ended, in words."""
-        return self.stop.value
+        """Why the search ended, in words, and what then cut the probe short, if anything did."""
+        return self.stop.value if self.cut_short is None else f"{self.stop.value}, then {self.cut_short.value}"
 
     @property
     def is_complete(self) -> bool:
-        """True where the search came to its own end, so that there is nothing to resume."""
-        return self.stop not in (StopReason.SECONDS, StopReason.TRIALS, StopReason.INTERRUPTED)
+        """True where the probe came to its own end, so that there is nothing to resume."""
+        ended_from_outside = (StopReason.SECONDS, StopReason.TRIALS, StopReason.INTERRUPTED)
+        return self.cut_short is None and self.stop not in ended_from_outside
 
     def save(self, path: str | Path) -> Path:
         """Write the result as JSON, whole or not at all.
@@ -259,7 +286,7 @@ def load_result(path: str | Path) -> Result:
     """Read a result that `Result.save` wrote.
 
     Raises:
-        ResultFileError: the file is missing, truncated, foreign, or of another schema version.
+        ResultFileError: the file is missing, damaged, foreign, or of another schema version.
     """
     source = Path(path)
     try:
@@ -267,13 +294,16 @@ def load_result(path: str | Path) -> Result:
     except OSError as error:
         raise ResultFileError(f"{source} cannot be read: {error.strerror}.", remedy="Check the path.") from error
     try:
-        version = msgspec.json.decode(raw, type=_Versioned).schema_version
+        version = decoded(raw, _versioned).schema_version
         if version != SCHEMA_VERSION:
             raise ResultFileError(
                 f"{source} has schema version {version}; this autotune reads version {SCHEMA_VERSION}.",
                 remedy="Use the autotune that wrote it, or probe again.",
             )
-        return msgspec.json.decode(raw, type=Result)
+        result = decoded(raw, _decoder)
+        for flaw in _flaws(result):
+            raise msgspec.ValidationError(flaw)
+        return result
     except msgspec.DecodeError as error:  # of which ValidationError is one
         raise ResultFileError(
             f"{source} is not a whole autotune result: {error}.", remedy="Probe again, or give another file."
@@ -284,6 +314,44 @@ class _Versioned(msgspec.Struct):
     schema_version: int
 
 
+_versioned = msgspec.json.Decoder(_Versioned)
+_decoder = msgspec.json.Decoder(Result)
+
+
+def _flaws(result: Result) -> Iterator[str]:
+    """What no probe writes, though each field by itself may be so; reports rely on that."""
+    ran = {trial.batch_size for trial in result.trials if trial.fits and trial.measurement}
+    if result.batch_size not in ran:
+        yield f"batch size {result.batch_size}, which it recommends, did not run"
+    if result.contest is not None and not _is_whole(result.contest, ran):
+        yield "times are missing in its final round"
+    steps = result.gradients
+    if steps is not None and not len(steps.losses) == len(steps.square_norms) == len(steps.mean_square_norms):
+        yield "figures are missing in its gradients"
+    if result.forecast is not None and not _is_ascending([it.batch_size for it in result.forecast.footprints]):
+        yield "its forecast is not in order"
+    if result.verification is not None and not _are_whole(result.verification.curves):
+        yield "figures are missing in its verification"
+
+
+def _is_whole(contest: Contest, ran: Collection[int]) -> bool:
+    """Whether each size took part in the first round at least, and is one of those that ran."""
+    first = contest.counted[0] if contest.counted else (None,)
+    lengths = {len(times) for times in contest.counted}
+    return None not in first and lengths == {len(contest.batch_sizes)} and set(contest.batch_sizes) <= set(ran)
+
+
+def _is_ascending(sizes: Sequence[int]) -> bool:
+    return len(sizes) > 0 and list(sizes) == sorted(set(sizes))
+
+
+def _are_whole(curves: Sequence[Curve]) -> bool:
+    """Whether each loss has its time, one after the other, and all were judged by the same parts."""
+    return len({len(curve.reached_losses) for curve in curves}) == 1 and all(
+        0 < len(curve.losses) == len(curve.seconds) and list(curve.seconds) == sorted(curve.seconds) for curve in curves
+    )
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that a reader, or a full disk, never leaves half of it.
 
@@ -292,8 +360,8 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         ResultFileError: the folder is missing or read-only, or the disk is full.
     """
-    target = path.resolve()
-    partial = target.with_name(target.name + ".partial")
+    target = Path(os.path.realpath(path))  # which raises nothing, whatever is there
+    partial = target.parent / f"{target.name}.partial"
     try:
         if path.exists() and not path.is_file():
             path.write_bytes(content)
@@ -301,7 +369,8 @@ def write_whole(path: Path, content: bytes) -> None:
         partial.write_bytes(content)
         partial.replace(target)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise ResultFileError(
             f"{path} cannot be written: {error.strerror}.", remedy="Give another path, or free some space."
         ) from error

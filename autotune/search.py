@@ -14,6 +14,8 @@ No I/O, no clock, no torch. The rules:
   the search steps back to what is left below it.
 - Step back: where any refusal says up to which size peaks leave room as they differ, confirm that one at once. Step up
   again where its confirmations say that there is far more room; a few times at most.
+- Successor: where it was this room that bounded the answer, the size after it is run once, so that what is called the
+  edge was seen. Whatever comes of it, the answer stays.
 
 What holds, whatever the answers: every size asked for is a multiple of `multiple_of` between the smallest
 and the cap; nothing at or above a refused size is asked for; an accepted size is asked for again only to
@@ -55,6 +57,7 @@ class Phase(StrEnum):
     SHRINK = "shrink"
     BISECT = "bisect"
     CONFIRM = "confirm"
+    SUCCESSOR = "successor"
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,7 @@ def next_move(told: Sequence[Told], limits: Limits) -> Ask | Stop:
         return _grow(low, told, limits)
     if high - low > max(limits.multiple_of, limits.resolution * low):
         return _step_back(high, told, limits) or _bisect(low, high, limits)
-    return _confirm(low, told, limits, StopReason.EDGE)
+    return _settle(low, high, told, limits)
 
 
 def guided(move: Ask, hint: Hint, told: Sequence[Told], limits: Limits) -> Ask:
@@ -267,7 +270,8 @@ def most_left(told: Sequence[Told], limits: Limits, hint: Hint | None = None) ->
     confirming = max(limits.confirmations - confirmed, 0)
     if end is not None:
         left = _most_to_the_edge(low, high, end, limits)
-        return left + confirming + (SLACK if hint is not None and left else 0), True
+        after = confirming + (high is not None and _lacks_successor(high, told, limits))
+        return left + after + (SLACK if hint is not None and left else 0), True
     if hint is None:
         return None
     doublings = 0 if limits.plateau_tolerance is None else math.log2(max(hint.edge / (low or 1), 1))
@@ -307,7 +311,7 @@ def _largest_safe(told: Sequence[Told]) -> int | None:
     """The largest size that leaves room: as the latest refusal says, or a later confirmation that sees far more."""
     safe, raised = None, 0
     for t in told:
-        if t.largest_safe is None:
+        if t.largest_safe is None or t.phase is Phase.SUCCESSOR:
             continue
         if not t.accepted:
             says = min(t.largest_safe, t.batch_size - 1)
@@ -344,7 +348,7 @@ def _shrink(refused: int, smallest: int, limits: Limits) -> Ask | Stop:
     if refused <= smallest:
         return Stop(None)
     size = max(smallest, _multiple_below(refused // 2, limits))
-    return Ask(size, Phase.SHRINK, f"half of {refused}, which does not fit")
+    return Ask(size, Phase.SHRINK, f"half of {refused}, which was refused")
 
 
 def _grow(low: int, told: Sequence[Told], limits: Limits) -> Ask | Stop:
@@ -361,7 +365,7 @@ def _bisect(low: int, high: int, limits: Limits) -> Ask:
     if high > 2 * low + limits.multiple_of:  # a guess far too high was refused: halving would begin up there
         return Ask(2 * low, Phase.GROW, f"twice {low}")
     middle = low + _multiple_below((high - low) // 2, limits)
-    return Ask(middle, Phase.BISECT, f"between {low}, which fits, and {high}, which does not")
+    return Ask(middle, Phase.BISECT, f"between {low}, which passed, and {high}, which was refused")
 
 
 def _step_back(high: int, told: Sequence[Told], limits: Limits) -> Ask | None:
@@ -369,6 +373,19 @@ def _step_back(high: int, told: Sequence[Told], limits: Limits) -> Ask | None:
     if any(t.batch_size == high and not t.accepted for t in told):
         return None
     return Ask(high - limits.multiple_of, Phase.CONFIRM, "the largest for which peaks that differ leave room")
+
+
+def _settle(low: int, high: int, told: Sequence[Told], limits: Limits) -> Ask | Stop:
+    """Confirm the largest accepted, whose successor is out of bounds, and see that one run too."""
+    move = _confirm(low, told, limits, StopReason.EDGE)
+    if isinstance(move, Stop) and _lacks_successor(high, told, limits):
+        return Ask(high, Phase.SUCCESSOR, "the first for which peaks that differ leave no room")
+    return move
+
+
+def _lacks_successor(high: int, told: Sequence[Told], limits: Limits) -> bool:
+    """Whether the size after the answer, where an exact edge is sought, has never run."""
+    return limits.resolution == 0 and all(t.batch_size != high for t in told)
 
 
 def _refine(told: Sequence[Told], limits: Limits) -> Ask | Stop:

@@ -133,6 +133,7 @@ class ProbeSpec(Record, frozen=True):
             raise UsageError(problem, remedy=remedy)
 
 
+TOO_LARGE = 2**63  # for a message to a worker, as infinity is for a file
 LARGEST_SEED = 2**32 - 1  # NumPy's
 LEAST_WARMUP_STEPS = 40  # of which the second half is measured
 
@@ -147,6 +148,7 @@ def _problems(spec: ProbeSpec) -> list[tuple[str, str]]:
         ("--threads", spec.threads),
         ("--max-trials", spec.max_trials),
         ("--max-seconds", spec.max_seconds),
+        ("--trial-timeout", spec.trial_timeout_seconds),
         ("--max-latency", spec.latency_seconds),
         ("--dataset-size", spec.dataset_size),
         ("--epochs", spec.epochs),
@@ -157,9 +159,12 @@ def _problems(spec: ProbeSpec) -> list[tuple[str, str]]:
         ("--memory-budget", spec.budget.fraction),
     ]
     found += [
-        (f"{name} is {value}, which is not positive.", f"Give {name} a value above 0, or leave it out.")
+        (
+            f"{name} is {value}, which is {'too large' if value >= TOO_LARGE else 'not positive'}.",
+            f"Give {name} {'less' if value >= TOO_LARGE else 'a value above 0'}, or leave it out.",
+        )
         for name, value in counts
-        if value is not None and value <= 0
+        if value is not None and not 0 < value < TOO_LARGE
     ]
     if not 0 <= spec.seed <= LARGEST_SEED:
         found.append((f"--seed is {spec.seed}, outside 0 to {LARGEST_SEED:,}.", "Give one of these."))

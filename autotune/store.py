@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from io import BufferedWriter
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 from filelock import FileLock, Timeout
@@ -18,7 +19,7 @@ from filelock import FileLock, Timeout
 from autotune.errors import ResultFileError
 from autotune.forecast.records import Forecast
 from autotune.spec import ProbeSpec
-from autotune.trial import SCHEMA_VERSION, Evidence, Outcome, Purpose, Record, Trial
+from autotune.trial import SCHEMA_VERSION, Evidence, Outcome, Purpose, Record, Trial, decoded
 
 
 class Header(Record, frozen=True, tag="header"):
@@ -96,7 +97,7 @@ class NoJournal:
 class FileJournal:
     """A journal in a file, held by one probe at a time.
 
-    Use as a context manager: leaving it gives the file free, and never deletes it.
+    Use as a context manager: leaving it gives the file free, and does not delete it.
     """
 
     def __init__(self, path: Path, spec: ProbeSpec, *, resume: bool) -> None:
@@ -125,17 +126,21 @@ class FileJournal:
             raise
 
     def _open(self, spec: ProbeSpec, *, resume: bool) -> None:
-        if resume and self.path.exists():
-            self.earlier, whole_bytes = read_journal(self.path, spec)
-            os.truncate(self.path, whole_bytes)  # a line that was cut short must not run into the next
-        elif resume:
+        if not resume:
+            self._file = self._file_opened("wb")
+            self.write(Header(spec=spec))
+            return
+        if not self.path.exists():
             raise ResultFileError(f"There is no journal {self.path} to go on from.", remedy="Leave out --resume.")
+        self.earlier, whole_bytes = read_journal(self.path, spec)
+        self._file = self._file_opened("ab")
+        self._file.truncate(whole_bytes)  # a line that was cut short must not run into the next
+
+    def _file_opened(self, mode: Literal["ab", "wb"]) -> BufferedWriter:
         try:
-            self._file = self.path.open("ab" if resume else "wb")
+            return self.path.open(mode)
         except OSError as error:
             raise _unwritable(self.path, error) from error
-        if not resume:
-            self.write(Header(spec=spec))
 
     def __enter__(self) -> FileJournal:
         """Itself."""
@@ -158,13 +163,26 @@ class FileJournal:
         except OSError as error:
             raise _unwritable(self.path, error) from error
 
+    def delete(self) -> None:
+        """Close the file and delete it: there is nothing to go on with."""
+        self._close_file()
+        self.path.unlink(missing_ok=True)
+
     def close(self) -> None:
-        """Give the file free. May be called twice."""
+        """Give the file free. May be called twice.
+
+        The lock's file is deleted while it is held: once it is released, it may be another probe's already.
+        """
+        self._close_file()
+        if self._lock.is_locked:
+            with suppress(OSError):  # Windows deletes no file that is open, and the lock does so itself there
+                Path(self._lock.lock_file).unlink()
+            self._lock.release()
+
+    def _close_file(self) -> None:
         if hasattr(self, "_file"):
             with suppress(OSError):  # a full disk was reported by the write that met it
                 self._file.close()
-        self._lock.release()
-        Path(self._lock.lock_file).unlink(missing_ok=True)
 
 
 def read_journal(path: Path, spec: ProbeSpec) -> tuple[Earlier, int]:
@@ -179,7 +197,7 @@ def read_journal(path: Path, spec: ProbeSpec) -> tuple[Earlier, int]:
         raise ResultFileError(f"{path} cannot be read: {error.strerror}.", remedy="Check the path.") from error
     whole = raw[: raw.rfind(b"\n") + 1]
     try:
-        lines = [_decoder.decode(line) for line in whole.splitlines()]
+        lines = [decoded(line, _decoder) for line in whole.splitlines()]
     except msgspec.DecodeError as error:
         raise ResultFileError(f"{path} is not an autotune journal: {error}.", remedy="Leave out --resume.") from error
     _check_header(path, lines[:1], spec)

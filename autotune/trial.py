@@ -1,6 +1,6 @@
 """The frozen records of a probe, and their codec.
 
-Needs msgspec and nothing of ours. Promises that whatever is written is read back equal, and that a
+Needs msgspec and the errors. Promises that whatever is written is read back equal, and that a
 foreign, damaged or future file is refused with one line. Raw samples are stored here; what can be
 derived from them is computed where it is needed (`stats`, `recommend`), so that a better statistic
 also improves old results.
@@ -10,13 +10,37 @@ Every number carries its unit in its name: `_bytes`, `_seconds`, `_joules`; thro
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from statistics import fmean
-from typing import Literal
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
+from autotune.errors import UsageError
+
 SCHEMA_VERSION = 1
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+"""Something divides by it, as by `Seconds`: what is read from a file is held to that."""
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Times = Annotated[tuple[Seconds, ...], msgspec.Meta(min_length=1)]
+
+Decoded = TypeVar("Decoded")
+
+
+def decoded(raw: bytes, decoder: msgspec.json.Decoder[Decoded]) -> Decoded:
+    """What a file holds.
+
+    Raises:
+        msgspec.DecodeError: it is damaged or foreign; says what is wrong in one line.
+    """
+    try:
+        return decoder.decode(raw)
+    except RecursionError as error:
+        raise msgspec.DecodeError("it is nested too deeply") from error
+    except UsageError as error:  # a spec that nobody could have asked for
+        raise msgspec.ValidationError(error.message.rstrip(".")) from error
 
 
 class Outcome(StrEnum):
@@ -54,7 +78,7 @@ class Memory(Record, frozen=True):
     that is there before the trial's batch: interpreter, libraries, model. `method` says how it was read.
     """
 
-    peak_bytes: int
+    peak_bytes: Count
     base_bytes: int
     method: str
     allocated_bytes: int | None = None
@@ -81,21 +105,29 @@ class Conditions(Record, frozen=True):
 class Measurement(Record, frozen=True):
     """What one trial measured: raw wall and CPU seconds of each timed step, and memory.
 
-    A step processes `batch_size * accumulation_steps` samples. `warmup_seconds` is the wall time of making the batch
+    A step processes `batch_size * accumulation_steps` samples. A loss that is no finite number, which JSON cannot hold,
+    leaves `last_loss` None and sets `has_diverged`. `warmup_seconds` is the wall time of making the batch
     and of the `warmup_steps` before the clock started, `measuring_seconds` that of all that followed.
     """
 
-    batch_size: int
-    step_seconds: tuple[float, ...]
+    batch_size: Count
+    step_seconds: Times
     cpu_seconds: tuple[float, ...]
     warmup_steps: int
     memory: Memory
     conditions: Conditions
-    accumulation_steps: int = 1
+    accumulation_steps: Count = 1
     last_loss: float | None = None
+    has_diverged: bool = False
     notes: tuple[str, ...] = ()
     warmup_seconds: float | None = None
     measuring_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        """Tell of a loss that is no finite number by the flag alone."""
+        if self.last_loss is not None and not math.isfinite(self.last_loss):
+            msgspec.structs.force_setattr(self, "last_loss", None)
+            msgspec.structs.force_setattr(self, "has_diverged", True)
 
     @property
     def batch_seconds(self) -> tuple[float, ...]:
@@ -111,9 +143,9 @@ class Contest(Record, frozen=True):
     step times of the trials before it, where these were held as a round is: then they count as the first.
     """
 
-    batch_sizes: tuple[int, ...]
-    rounds: tuple[tuple[float | None, ...], ...]
-    trials: tuple[float, ...] = ()
+    batch_sizes: Annotated[tuple[Count, ...], msgspec.Meta(min_length=1)]
+    rounds: tuple[tuple[Seconds | None, ...], ...]
+    trials: tuple[Seconds, ...] = ()
 
     @property
     def counted(self) -> tuple[tuple[float | None, ...], ...]:
@@ -135,7 +167,7 @@ class Feed(Record, frozen=True):
     """Steps fed by a DataLoader with so many workers: the mean seconds per step of each time it was tried."""
 
     num_workers: int
-    step_seconds: tuple[float, ...]
+    step_seconds: Times
 
     @property
     def mean_seconds(self) -> float:
@@ -151,8 +183,8 @@ class Feeding(Record, frozen=True):
     """
 
     batch_size: int
-    from_memory_seconds: tuple[float, ...]
-    feeds: tuple[Feed, ...]
+    from_memory_seconds: Times
+    feeds: Annotated[tuple[Feed, ...], msgspec.Meta(min_length=1)]
 
     def waiting_fraction(self, feed: Feed) -> float:
         """The share of a step that it takes longer than from memory: waiting for data, or sharing its processors."""
@@ -173,8 +205,8 @@ class Gradients(Record, frozen=True):
     norm of their mean. `losses` ends early where training diverged. `notes` are choices made for the user, in words.
     """
 
-    micro_batch_size: int
-    micro_batches: int
+    micro_batch_size: Count
+    micro_batches: Annotated[int, msgspec.Meta(ge=2)]
     square_norms: tuple[float, ...]
     mean_square_norms: tuple[float, ...]
     losses: tuple[float, ...]
@@ -197,7 +229,7 @@ class Curve(Record, frozen=True):
     steps: int
     seconds: tuple[float, ...]
     losses: tuple[float, ...]
-    reached_losses: tuple[float, ...]
+    reached_losses: Annotated[tuple[float, ...], msgspec.Meta(min_length=1)]
     learning_rate: float | None = None
     has_diverged: bool = False
 
@@ -207,7 +239,7 @@ class Curve(Record, frozen=True):
         return fmean(self.reached_losses)
 
 
-Purpose = Literal["grow", "refine", "shrink", "bisect", "confirm", "target", "plan"]
+Purpose = Literal["grow", "refine", "shrink", "bisect", "confirm", "successor", "target", "plan"]
 
 
 class Trial(Record, frozen=True):
@@ -219,7 +251,7 @@ class Trial(Record, frozen=True):
     """
 
     number: int
-    batch_size: int
+    batch_size: Count
     purpose: Purpose
     why: str
     outcome: Outcome

@@ -7,7 +7,6 @@ shown; and where a limit on latency was set, the step must keep it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import msgspec
@@ -87,5 +86,4 @@ def _within_latency(trial: Trial, measurement: Measurement, spec: ProbeSpec) -> 
 
 def has_diverged(trial: Trial) -> bool:
     """True where the last loss is not a finite number."""
-    loss = trial.measurement.last_loss if trial.measurement else None
-    return loss is not None and not math.isfinite(loss)
+    return trial.measurement is not None and trial.measurement.has_diverged

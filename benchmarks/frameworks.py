@@ -64,11 +64,18 @@ def probed(name: str) -> Probed:
         parameters=result.workload.parameters or 0,
         largest=result.max_batch_size,
         confirmations=result.edge.confirmations,
-        next_is=result.edge.refused_by or result.stop_reason,
+        next_is=_next(result),
         trials=len(result.trials),
         forecast_error=_forecast_error(result),
         seconds=time.monotonic() - began,
     )
+
+
+def _next(result: Result) -> str:
+    """Why the answer's successor was not accepted."""
+    if result.edge.no_room_from is not None:
+        return "peaks of about its size differ from run to run and may pass the budget"
+    return result.edge.refused_by or result.stop_reason
 
 
 def _forecast_error(result: Result) -> float | None:

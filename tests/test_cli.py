@@ -16,8 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from example_results import example_result
+from example_results import CONTEST, MIB, example_result
 
 from autotune import __version__
 from autotune.cli import main
@@ -27,13 +28,14 @@ from autotune.errors import (
     NothingFitsError,
     NoTrialFinishedError,
     ResultFileError,
+    UnsavedResultError,
     UsageError,
     WorkloadError,
 )
 from autotune.listener import Silence
 from autotune.reports.live import Live
 from autotune.reports.terminal import render
-from autotune.result import StopReason
+from autotune.result import StopReason, load_result
 from autotune.spec import ClassWorkload, FileWorkload, MemoryBudget, Mode, Objective, Precision, ProbeSpec
 
 Calls = list[dict[str, Any]]
@@ -152,6 +154,12 @@ def test_a_colon_in_a_path_makes_no_class(probe_gives: StandIn) -> None:
         ("m.py --max-seconds soon", "--max-seconds: 'soon' is not a duration.", "Write a number and a unit"),
         ("m.py --max-latency x", "--max-latency: 'x' is not a duration.", "Write a number and a unit"),
         ("m.py --trial-timeout 1:30", "--trial-timeout: '1:30' is not a duration.", "Write a number and a unit"),
+        (
+            "m.py --trial-timeout 0",
+            "--trial-timeout is 0.0, which is not positive.",
+            "Give --trial-timeout a value above",
+        ),
+        ("m.py --noise nan", "--noise is nan, which is not positive.", "Give --noise a value above 0"),
         ("m.py --max-latency 50ms", "--objective latency and --max-latency belong together.", "Add --max-latency"),
         ("m.py --objective latency", "--objective latency and --max-latency belong together.", "Add --max-latency"),
         ("m.py --start 0", "--start is 0, which is not positive.", "Give --start a value above 0"),
@@ -257,6 +265,17 @@ def test_quiet_prints_the_number_and_nothing_else(
     assert isinstance(calls[0]["listener"], Silence)
 
 
+@pytest.mark.parametrize(("options", "shown"), [([], "Use batch size 256"), (["--quiet"], "256\n")])
+def test_an_answer_that_could_not_be_saved_is_shown_as_asked(
+    options: list[str], shown: str, probe_gives: StandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    probe_gives(UnsavedResultError("m", remedy="r", result=example_result()))
+    assert main(["probe", "m.py", *options]) == 5
+    out, err = capsys.readouterr()
+    assert (shown in out, len(out) > 100) == (True, not options)
+    assert err == "error: m\nr\n"
+
+
 def test_show_prints_a_saved_result_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = example_result().save(tmp_path / "result.json")
     assert main(["show", str(path)]) == 0
@@ -270,6 +289,7 @@ def test_show_prints_a_saved_result_again(tmp_path: Path, capsys: pytest.Capture
     [
         (None, "cannot be read: No such file or directory."),
         (b"", "is not a whole autotune result"),
+        (b'{"schema_version": 1, "x": ' + b"[" * 200_000, "is not a whole autotune result: it is nested too deeply."),
         (b"{}", "is not a whole autotune result"),
         (b"\xff\xfe", "is not a whole autotune result"),
         (b'{"schema_version": 99}', "has schema version 99"),
@@ -293,6 +313,44 @@ def test_a_result_cut_short_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
     path.write_bytes(path.read_bytes()[:-100])
     assert main(["show", str(path)]) == 5
     assert "is not a whole autotune result" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("part", "damaged", "words"),
+    [
+        ({"budget_bytes": 2048 * MIB}, {"budget_bytes": 0}, "Expected `int` >= 1 - at `$.budget_bytes`"),
+        ({"peak_bytes": 420 * MIB}, {"peak_bytes": 0}, "Expected `int` >= 1 - at `$.trials[0].measurement.memory"),
+        ({"trial_timeout_seconds": 300.0}, {"trial_timeout_seconds": 0.0}, "--trial-timeout is 0.0"),
+        ({"rounds": CONTEST.rounds}, {"rounds": [[0.02], [0.021], [0.022]]}, "times are missing in its final round"),
+        ({"rounds": CONTEST.rounds}, {"rounds": []}, "times are missing in its final round"),
+        ({"rounds": CONTEST.rounds}, {"rounds": [[0.02, 0.0]]}, "Expected `float` > 0.0"),
+        ({"batch_sizes": (256, 512)}, {"batch_sizes": (256, 511)}, "times are missing in its final round"),
+        ({"step_seconds": (0.013, 0.0128, 0.0132)}, {"step_seconds": []}, "Expected `array` of length >= 1"),
+    ],
+)
+def test_figures_that_cannot_be_are_refused(
+    part: dict[str, Any], damaged: dict[str, Any], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = msgspec.json.encode(example_result(contest=CONTEST))
+    before, after = (msgspec.json.encode(fields)[1:-1] for fields in (part, damaged))
+    assert before in whole
+    path = tmp_path / "result.json"
+    path.write_bytes(whole.replace(before, after))
+    assert main(["show", str(path)]) == 5
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines())) == ("", 2)
+    assert f"is not a whole autotune result: {words}" in err
+
+
+def test_a_recommendation_that_did_not_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = example_result(trials=()).save(tmp_path / "result.json")
+    assert main(["show", str(path)]) == 5
+    assert "batch size 256, which it recommends, did not run" in capsys.readouterr().err
+
+
+def test_results_of_the_benchmarks_are_still_read() -> None:
+    folder = Path(__file__).parent.parent / "benchmarks" / "results" / "probes"
+    assert [load_result(path).schema_version for path in folder.glob("*.json")] == [1] * 10
 
 
 # ---------------------------------------------------------------------- the help
@@ -355,6 +413,29 @@ def test_a_reader_that_goes_away_is_no_error_worth_a_word(tmp_path: Path) -> Non
     ran = subprocess.run(command, stdout=write_end, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     os.close(write_end)
     assert ran.stderr == ""
+
+
+needs_full_device = pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
+
+
+@needs_full_device
+@pytest.mark.parametrize("arguments", [["show"], ["show", "--quiet"], ["report", "--output", "-"]])
+def test_an_output_that_is_full_is_told_in_a_line(arguments: list[str], tmp_path: Path) -> None:
+    path = example_result().save(tmp_path / "result.json")
+    command = [sys.executable, "-m", "autotune", *arguments, str(path)]
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert ran.returncode == 5
+    first, second = ran.stderr.splitlines()
+    assert first == "error: The standard output cannot be written: No space left on device."
+    assert ("The batch size to use is 256." in second) is (arguments[0] == "show")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the shell is another one there")
+def test_closed_streams_end_nothing(tmp_path: Path) -> None:
+    path = example_result().save(tmp_path / "result.json")
+    command = ["sh", "-c", f"{sys.executable} -m autotune show {path} >&- 2>&-"]
+    assert subprocess.run(command, timeout=60, check=False).returncode == 0
 
 
 def test_a_stream_that_knows_no_such_sign_gets_another(tmp_path: Path) -> None:

@@ -138,6 +138,15 @@ def test_the_limit_on_seconds_returns_the_best_so_far(model: Path) -> None:
     assert StopReason.SECONDS.value in " ".join(done.stdout.split())
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
+def test_a_device_that_is_full_costs_no_answer_and_gets_no_journal(model: Path) -> None:
+    before = set(Path("/dev").iterdir())
+    done = run(command(model, "--max-batch-size", "2", "--no-forecast", "--quiet", "--output", "/dev/full"))
+    assert (done.stdout, done.returncode) == ("2\n", 5)
+    assert done.stderr.startswith("error: /dev/full cannot be written: No space left on device.\n")
+    assert set(Path("/dev").iterdir()) - before == set()
+
+
 needs_root = pytest.mark.skipif(
     sys.platform != "linux" or os.geteuid() != 0, reason="only root may mount a disk or make a cgroup"
 )

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from example_results import example_result, fitting
 from example_runs import drawn_result
 
 from autotune.cli import main
@@ -80,9 +79,7 @@ def test_json_is_what_json_readers_expect(old: str, new: str, capsys: pytest.Cap
 
 
 def test_nothing_in_common_is_a_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files = [
-        str(example_result(trials=(fitting(1, size, (0.1,), 9),)).save(tmp_path / f"{size}.json")) for size in (2, 3)
-    ]
+    files = [str(drawn_result(1, sizes=(size,), in_turns=1).save(tmp_path / f"{size}.json")) for size in (2, 3)]
     assert main(["compare", *files]) == 2
     out, err = capsys.readouterr()
     assert out == ""

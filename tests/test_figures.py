@@ -14,7 +14,7 @@ import matplotlib as mpl
 import matplotlib.image
 import pytest
 from example_reports import HOSTILE, named
-from example_results import CONTEST, example_result, fitting, refused
+from example_results import CONTEST, ENVIRONMENT, example_result, fitting, refused
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from msgspec.structs import replace
@@ -24,7 +24,7 @@ from autotune.reports.captions import caption
 from autotune.reports.figures import as_png, as_svg, figures, overview, write_figure
 from autotune.reports.findings import accepted_speeds, knee, plateau
 from autotune.reports.labels import labels
-from autotune.reports.palette import DARK, LIGHT
+from autotune.reports.palette import DARK, LIGHT, MARKERS, SERIES
 from autotune.reports.svg import standalone
 from autotune.result import Result, Verification
 from autotune.spec import FileWorkload, Mode, Objective, Precision, ProbeSpec
@@ -118,6 +118,101 @@ def test_a_size_refused_far_below_the_budget_has_its_cross_within_the_picture() 
     assert "1,001: refused" in texts_of(as_svg(figure))
 
 
+def test_the_cross_of_several_results_is_explained_where_there_is_one() -> None:
+    one = example_result()
+    fitted = replace(one, trials=tuple(trial for trial in one.trials if trial.accepted))
+    for results, is_there in (([one, in_bf16(one)], True), ([fitted, in_bf16(fitted)], False)):
+        drawn = figures(results)
+        assert ("refused" in texts_of(as_svg(drawn["memory"]))) is is_there
+        assert ("refused" in texts_of(as_svg(overview(results)))) is is_there
+        assert "refused" not in texts_of(as_svg(drawn["throughput"]))
+
+
+def test_no_curve_looks_like_the_crosses_of_refused_sizes() -> None:
+    assert not {marker.lower() for marker in MARKERS} & {"x", "+"}
+    assert len({(SERIES[number % len(SERIES)], MARKERS[number % len(MARKERS)]) for number in range(42)}) == 42
+
+
+@pytest.mark.parametrize("second_mib", [1950, 2040, 2048 + 90, 4096])
+def test_no_line_strikes_the_name_of_a_budget_and_no_two_names_touch(second_mib: int) -> None:
+    example = example_result()
+    results = [replace(example, budget_bytes=mib * 1024**2) for mib in (2048, second_mib, 1900)]
+    figure = figures(results)["memory"]
+    axes, renderer = figure.axes[0], FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()
+    names = [text for text in axes.texts if "budget" in text.get_text()]
+    places = sorted((name.get_window_extent(renderer) for name in names), key=lambda box: box.y0)
+    assert len(names) == 3
+    assert all(lower.y1 <= upper.y0 + 1 for lower, upper in itertools.pairwise(places))
+    for name in names:
+        patch = name.get_bbox_patch()
+        assert patch is not None and patch.get_alpha() == 1
+        assert all(name.get_zorder() > line.get_zorder() for line in axes.lines if list(line.get_xdata()) == [0, 1])
+
+
+@pytest.mark.parametrize(("factor", "scale"), [(2, "linear"), (9, "linear"), (11, "log")])
+def test_results_whose_speeds_lie_far_apart_are_drawn_on_a_logarithmic_axis(factor: int, scale: str) -> None:
+    trials = tuple(fitting(size, size, tuple(factor * size * s for s in (8e-5, 9e-5, 8.5e-5)), 300) for size in (1, 8))
+    slow = in_bf16(example_result(trials=trials))
+    fast = example_result(trials=tuple(fitting(n, n, tuple(n * s for s in (8e-5, 9e-5, 8.5e-5)), 300) for n in (1, 8)))
+    axes = figures([fast, slow])["throughput"].axes[0]
+    assert axes.get_yscale() == scale
+    low, high = axes.get_ylim()
+    heights = [y for line in axes.lines for y in line.get_ydata() if not math.isnan(y)]
+    assert all(low < y < high for y in heights)
+    assert len(axes.get_yticklabels()) >= 2
+
+
+def test_the_tolerance_is_named_below_the_picture_where_no_mark_or_curve_crosses_it() -> None:
+    figure = figures([example_result()])["throughput"]
+    (axes,) = figure.axes
+    assert "within 5% of the fastest" not in [text.get_text() for text in axes.texts]
+    assert "within 5% of the fastest" in [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def test_a_picture_is_laid_out_alike_however_often_it_is_drawn() -> None:
+    for kind, figure in figures([in_inference(example_result())]).items():
+        figure.draw_without_rendering()
+        first = figure.axes[0].get_position().bounds
+        figure.draw_without_rendering()
+        assert figure.axes[0].get_position().bounds == pytest.approx(first, abs=1e-9), kind
+
+
+def test_the_caption_of_the_latency_says_what_its_curves_are() -> None:
+    one = in_inference(example_result())
+    alone, several = caption("latency", [one]), caption("latency", [one, one])
+    assert alone.startswith("How long 50%, 95% and 99% of the steps in each size's trials take at most")
+    assert several == "How long a step takes, except for the slowest 5% in each size's trials."
+
+
+def heading_of(results: list[Result]) -> tuple[str, bool]:
+    """The heading of the whole picture, and whether it lies within it."""
+    figure = overview(results)
+    figure.draw_without_rendering()
+    heading = figure._suptitle
+    assert heading is not None
+    return heading.get_text(), heading.get_window_extent(FigureCanvasAgg(figure).get_renderer()).x1 < figure.bbox.x1
+
+
+def named_machine(name: str) -> list[Result]:
+    one = replace(example_result(), environment=replace(ENVIRONMENT, device_name=name))
+    return [replace(one, workload=replace(one.workload, name=model)) for model in ("mlp.py", "lstm.py")]
+
+
+def test_a_heading_has_all_that_there_is_room_for() -> None:
+    alike = "Example CPU 9000, train, fp32, not compiled, 2 threads, torch 2.13.0"
+    assert heading_of(named_machine("Example CPU 9000")) == (f"2 results ({alike})", True)
+
+
+@pytest.mark.parametrize("length", [30, 50, 70, 90, 300])
+def test_a_heading_that_is_too_long_ends_with_a_whole_part(length: int) -> None:
+    text, is_within = heading_of(named_machine("e" * length))
+    parts = text.removeprefix("2 results (").removesuffix(")").split(", ")
+    assert is_within
+    whole = {"e" * length, "train", "fp32", "not compiled", "2 threads", "torch 2.13.0", "…"}
+    assert set(parts) <= whole or (length > 60 and parts == ["e" * (len(text) - len("2 results (…)")) + "…"])
+
+
 def test_every_budget_that_is_drawn_lies_within_the_picture() -> None:
     example = example_result()
     figure = figures([replace(example, budget_bytes=2 * example.budget_bytes), example])["memory"]
@@ -150,7 +245,25 @@ def test_sizes_refused_for_memory_have_no_speed_and_make_no_plateau() -> None:
     trials = (*example.trials, fitting(10, 1010, (0.01,) * 3, 2030), refused(11, 1010, "spread"))
     result = replace(example, trials=trials)
     assert 1010 not in accepted_speeds(result)
-    assert plateau(result) == (256, 1000)
+    assert plateau(result) == (256, 512)
+
+
+def test_a_plateau_ends_before_the_first_size_that_is_slower_and_not_where_noise_may_have_slowed_one() -> None:
+    """512 is 7% slower than the fastest in the median, though not by its interval; from 1,000 on speed collapses."""
+    slower = fitting(3, 512, (0.0450, 0.0410, 0.0460), 1080)
+    collapsed = fitting(6, 1000, (0.1600, 0.1590, 0.1610), 2000)
+    back = fitting(7, 1010, (0.0840, 0.0830, 0.0850), 2010)
+    example = example_result()
+    trials = (*example.trials[:2], slower, collapsed, back)
+    result = replace(
+        example,
+        trials=trials,
+        recommendation=replace(example.recommendation, fastest_batch_size=256),
+        edge=replace(example.edge, largest_fits=1010),
+    )
+    assert plateau(result) == (256, 512)
+    assert "From 256 to 512 lies the plateau" in caption("throughput", [result])
+    assert plateau(replace(result, trials=(*example.trials[:2], collapsed))) is None
 
 
 def trained(size: int, losses: tuple[float, ...] = (2.3, 0.5)) -> Curve:
@@ -255,7 +368,9 @@ def test_results_whose_names_differ_in_their_middle_all_count(kind: str) -> None
         trials = tuple(fitting(number, n, (n / 10_000,) * 3, 300) for number, n in enumerate((size // 2, size)))
         example = with_conditions(example_result(trials=trials), energy_joules_per_sample=0.02)
         results.append(replace(example, workload=replace(example.workload, name=named_so)))
-    axes = figures(results)[kind].axes[0]
+    figure = figures(results)[kind]
+    assert len(figure.legends[0].get_texts()) == 3  # two that read alike, and the ring
+    axes = figure.axes[0]
     assert axes.get_xlim()[1] > 4096
     low, high = axes.get_ylim()
     assert all(low <= y <= high for line in axes.lines for y in line.get_ydata() if not math.isnan(y))

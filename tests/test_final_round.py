@@ -8,10 +8,8 @@ import pytest
 from autotune.executors import Attempt, ContestRequest, Request
 from autotune.executors.fake import FakeExecutor
 from autotune.final_round import MOST, Form, form_of
-from autotune.spec import FileWorkload, ProbeSpec
 from autotune.trial import Contest, Evidence, Outcome
 
-SPEC = ProbeSpec(workload=FileWorkload(target="model.py"))
 SIZES = (16, 32, 64)
 
 
@@ -23,14 +21,16 @@ def form(executor: FakeExecutor, device: str = "cpu") -> Form:
 
 
 def held(
-    executor: FakeExecutor, device: str = "cpu", *, trials: tuple[float, ...] = (), rounds_allowed: int = 100
+    executor: FakeExecutor, device: str = "cpu", *, trials: tuple[float, ...] = (), seconds_allowed: int = 1000
 ) -> tuple[list[Contest], list[ContestRequest], list[str]]:
-    """The contests after each round, what was asked for, and what was warned of."""
+    """The contests after each round, what was asked for, and what was warned of; each request takes a second."""
     warned: list[str] = []
-    left = iter(range(rounds_allowed))
     begun = Contest(batch_sizes=SIZES, rounds=(), trials=trials)
-    rounds = form(executor, device).rounds(executor, begun, SPEC, lambda: next(left, None) is None, warned.append)
-    contests = list(rounds)
+
+    def seconds_left() -> float:
+        return max(seconds_allowed - len(executor.requests), 0)
+
+    contests = list(form(executor, device).rounds(executor, begun, 0.05, seconds_left, warned.append))
     return contests, [it for it in executor.requests if isinstance(it, ContestRequest)], warned
 
 
@@ -48,6 +48,7 @@ def fails_at(number: int) -> FakeExecutor:
 
 ALIKE = (0.016, 0.032, 0.064)  # seconds, at one speed
 UNLIKE = (0.0175, 0.032, 0.064)  # the smallest 9% slower, and so on the other side of the mark than in an even round
+OUT_OF_TIME = "The final round did not finish (the time allowed was used up); what was timed before it decides."
 UNEVEN = (0.0213, 0.0388, 0.074)  # all nearer to each other than on the machine that `FakeExecutor` stands for
 
 
@@ -113,9 +114,34 @@ def test_a_round_that_fails_leaves_the_rounds_before_it_and_says_so() -> None:
 
 
 def test_no_round_begins_once_the_time_is_over() -> None:
-    contests, asked, warned = held(FakeExecutor(forks=True), rounds_allowed=1)
+    contests, asked, warned = held(FakeExecutor(forks=True), seconds_allowed=3)
     assert (len(contests), len(asked), warned) == (1, 3, [])
-    assert held(FakeExecutor(forks=True), rounds_allowed=0)[0] == []
+    assert held(FakeExecutor(forks=True), seconds_allowed=0)[0] == []
+
+
+@pytest.mark.parametrize(("forks", "device"), [(True, "cpu"), (False, "cpu"), (False, "cuda")])
+def test_nothing_of_a_round_may_run_longer_than_there_is_time(forks: bool, device: str) -> None:
+    _, asked, _ = held(FakeExecutor(forks=forks, alpha_seconds=0.0), device, trials=ALIKE * forks, seconds_allowed=50)
+    assert [request.timeout_seconds for request in asked] == [50 - number for number in range(len(asked))]
+
+
+def test_a_round_that_the_time_ends_midway_leaves_the_rounds_before_it_and_says_so() -> None:
+    contests, asked, warned = held(FakeExecutor(forks=True), trials=UNEVEN, seconds_allowed=4)
+    assert len(asked) == 4
+    assert [len(contest.rounds) for contest in contests] == [1]
+    assert warned == [OUT_OF_TIME]
+
+
+def test_a_part_of_a_round_that_the_time_ends_is_not_said_to_have_taken_too_long() -> None:
+    def too_long(request: Request) -> Attempt | None:
+        if len(executor.requests) == 4:
+            return Attempt(outcome=Outcome.TIMED_OUT, evidence=Evidence(source="clock", text="still running after 1 s"))
+        return None
+
+    executor = FakeExecutor(forks=True, events=too_long)
+    _, asked, warned = held(executor, trials=UNEVEN, seconds_allowed=4)
+    assert asked[-1].timeout_seconds == 1
+    assert warned == [OUT_OF_TIME]
 
 
 def test_sizes_that_never_meet_need_no_room_for_each_other() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import random
 import subprocess
 import sys
@@ -301,6 +302,15 @@ def test_the_callers_own_error_arrives_with_its_traceback() -> None:
         ({"memory_budget": 0}, "--memory-budget is 0"),
         ({"memory_budget": "lots"}, "lots"),
         ({"memory_budget": 0.8}, "memory_budget=0.8 is no number of bytes"),
+        ({"memory_budget": math.inf}, "memory_budget=inf is no number of bytes"),
+        ({"memory_budget": math.nan}, "memory_budget=nan is no number of bytes"),
+        ({"memory_budget": None}, "memory_budget=None is no number of bytes"),
+        ({"memory_budget": 2**70}, "--memory-budget is 1180591620717411303424, which is too large"),
+        ({"trial_timeout": 0}, "--trial-timeout is 0.0, which is not positive"),
+        ({"trial_timeout": -3}, "--trial-timeout is -3.0, which is not positive"),
+        ({"trial_timeout": math.nan}, "--trial-timeout is nan, which is not positive"),
+        ({"trial_timeout": math.inf}, "--trial-timeout is inf, which is too large"),
+        ({"trial_timeout": None}, "trial_timeout is of the wrong type. Expected `float`, got `null`"),
         ({"max_batch_size": "64"}, "max_batch_size is of the wrong type. Expected `int | null`, got `str`"),
         ({"max_trials": object()}, "wrong type. Got object"),
         ({"seed": -1}, "--seed is -1"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
@@ -21,13 +22,16 @@ from autotune.errors import (
 )
 from autotune.executors import Attempt, ContestRequest, ForecastRequest, Request, TrialRequest
 from autotune.executors.fake import FakeExecutor
+from autotune.guide import predicted_peak
 from autotune.listener import Silence
 from autotune.probe import Probe
-from autotune.result import Result, StopReason
+from autotune.reports.words import answer
+from autotune.result import Result, StopReason, load_result
 from autotune.resuming import place_of
-from autotune.spec import FileWorkload, Objective, ProbeSpec
+from autotune.spec import FileWorkload, Mode, Objective, ProbeSpec
 from autotune.store import Forecasted, Line, Place, TrialBegan, TrialEnded, TrialInterrupted
-from autotune.trial import Evidence, Outcome, Trial
+from autotune.target import answer_target
+from autotune.trial import Evidence, Outcome, Purpose, Trial
 
 FILE = FileWorkload(target="model.py")
 MEMORY = {"objective": Objective.MEMORY}
@@ -65,9 +69,32 @@ def test_the_memory_answer_ran_fitted_and_was_confirmed_in_a_fresh_process(slope
     assert all(trial.accepted for trial in answer)
     assert sum(trial.fresh_process for trial in answer) >= 2
     assert result.edge.confirmations >= 2
-    assert result.edge.is_exact
+    successor = [trial for trial in result.trials if trial.batch_size == result.batch_size + 1]
+    assert successor
+    assert result.edge.is_exact == any(not trial.accepted for trial in successor)
     if spread == 0:
+        assert result.edge.is_exact
         assert result.batch_size == 900 // slope
+
+
+def test_a_size_for_which_there_is_no_room_is_not_called_refused_where_it_fitted() -> None:
+    result = probe(FakeExecutor(bytes_per_sample=1, spread=0.03125), **MEMORY)
+    assert result.edge.no_room_from == result.batch_size + 1
+    assert result.edge.smallest_refused in {trial.batch_size for trial in result.trials if not trial.accepted}
+    assert result.trials[-1].purpose == "successor"
+    assert result.trials[-1].accepted
+    text = " ".join(result.summary().split())
+    assert f"from {result.edge.no_room_from} on peaks may pass the budget, as they differ" in text.lower()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_limit_on_latency_is_not_searched_for_more_closely_than_times_tell(seed: int) -> None:
+    noisy = FakeExecutor(budget_bytes=10**9, beta_seconds=1e-5, noise=0.1, seed=seed)
+    result = probe(noisy, objective=Objective.LATENCY, latency_seconds=0.05, start=4096)
+    assert len(result.trials) < 24  # to the very edge it took up to 51
+    assert result.edge.confirmations == 2
+    text = " ".join(result.summary().split())
+    assert "took longer than the latency limit, and the sizes between were not tried" in text
 
 
 @pytest.mark.parametrize(("forks", "fresh"), [(True, [False, False, True]), (False, [True, True])])
@@ -191,7 +218,8 @@ def test_an_answer_whose_last_run_is_cut_short_stays_the_answer() -> None:
         return None
 
     result = probe(FakeExecutor(budget_bytes=10**9, events=cut), max_seconds=200)
-    assert (result.batch_size, result.stop) == (256, StopReason.SECONDS)
+    assert (result.batch_size, result.stop, result.cut_short) == (256, StopReason.PLATEAU, StopReason.SECONDS)
+    assert not result.is_complete
     assert result.contest is not None
     assert any("not confirmed" in warning for warning in result.warnings)
 
@@ -205,7 +233,8 @@ def test_a_probe_whose_last_allowed_trial_confirms_the_answer_has_come_to_its_en
 def test_a_target_that_no_trial_is_left_for_leaves_something_to_resume() -> None:
     trials = len(probe(FakeExecutor(budget_bytes=10**9)).trials)
     result = probe(FakeExecutor(budget_bytes=10**9), target=10**6, max_trials=trials)
-    assert (result.stop, result.target) == (StopReason.TRIALS, None)
+    assert (result.stop, result.cut_short, result.target) == (StopReason.PLATEAU, StopReason.TRIALS, None)
+    assert not result.is_complete
 
 
 def test_no_forecast_is_made_for_trials_that_are_not_allowed() -> None:
@@ -351,7 +380,7 @@ def test_a_target_that_fitted_once_above_a_refused_size_does_not_fit() -> None:
     assert result.max_batch_size == 60
     assert any(trial.batch_size == 70 and trial.accepted for trial in result.trials)
     assert result.target is not None and not result.target.fits and result.target.plan is not None
-    assert result.target.plan.micro_batch_size == 35
+    assert result.target.plan.micro_batch_size == 36
     assert "ran once, but 64 was refused: out of memory" in result.target.refused_by
 
 
@@ -407,6 +436,153 @@ def test_a_prime_target_is_reached_from_above() -> None:
     target = probe(FakeExecutor(), target=211).target
     assert target is not None and target.plan is not None
     assert target.plan.micro_batch_size * target.plan.accumulation_steps == 213
+
+
+def ended_above(size: int):
+    """A machine that ends every trial above a size, whatever the limits."""
+    return refusing(Outcome.OUT_OF_MEMORY, size + 1, "killed")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_shortfall_estimated_without_a_forecast_does_not_hang_on_two_sizes_near_each_other(seed: int) -> None:
+    executor = FakeExecutor(spread=0.05, seed=seed, events=ended_above(110))
+    target = probe(executor, target=3000, **MEMORY).target
+    assert target is not None and target.shortfall_is == "estimated"
+    assert target.shortfall_bytes == pytest.approx(27_100 - 1000, rel=0.1)
+
+
+def test_a_shortfall_is_that_of_the_forecast_where_there_is_one() -> None:
+    executor = FakeExecutor(forecast_error=0.0, spread=0.03, events=ended_above(110))
+    target = probe(executor, target=3000, **MEMORY).target
+    assert target is not None and target.shortfall_is == "estimated"
+    assert target.shortfall_bytes == pytest.approx(27_100 - 1000, rel=0.01)
+
+
+class Replayed:
+    """A recorded probe whose target is refused whatever is tried, and with it every plan."""
+
+    def __init__(self, result: Result) -> None:
+        self.spec, self.forecast = result.spec, result.forecast
+        self.trials = list(result.trials)
+        workload = msgspec.structs.replace(result.workload, can_accumulate=True)
+        self.opened = msgspec.structs.replace(FakeExecutor(budget_bytes=result.budget_bytes).open(), workload=workload)
+
+    def run_trial(self, request: TrialRequest, purpose: Purpose, why: str) -> Trial:
+        trial = Trial(
+            number=len(self.trials) + 1,
+            batch_size=request.batch_size,
+            purpose=purpose,
+            why=why,
+            outcome=Outcome.OUT_OF_MEMORY,
+            seconds=1.0,
+            evidence=Evidence(source="watchdog", text="it grew over the budget"),
+            forecast_bytes=predicted_peak(self.forecast, self.trials, request.batch_size),
+        )
+        self.trials.append(trial)
+        return trial
+
+
+RECORDED = sorted((Path(__file__).parents[1] / "benchmarks/results/probes").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
+def test_the_shortfall_of_a_recorded_probe_is_that_of_its_corrected_forecast(path: Path) -> None:
+    result = load_result(path)
+    told = answer_target(4096, Replayed(result))
+    assert told.peak_bytes == predicted_peak(result.forecast, result.trials, 4096)
+    without = msgspec.structs.replace(result, forecast=None)
+    told = answer_target(4096, Replayed(without))
+    assert (told.shortfall_bytes or 0) > result.budget_bytes
+    assert told.plan is None and told.no_plan
+
+
+def test_where_memory_was_not_seen_to_grow_no_shortfall_is_made_up() -> None:
+    executor = FakeExecutor(bytes_per_sample=0, events=ended_above(110))
+    target = probe(executor, target=300).target
+    assert target is not None and not target.fits
+    assert (target.peak_bytes, target.shortfall_bytes, target.refused_by) == (None, None, "killed")
+
+
+def plans_refused_above(size: int, outcome: Outcome = Outcome.OUT_OF_MEMORY):
+    def event(request: Request) -> Attempt | None:
+        if isinstance(request, TrialRequest) and request.accumulation_steps and request.batch_size > size:
+            return Attempt(outcome=outcome, evidence=Evidence(source="watchdog", text="no room"))
+        return None
+
+    return event
+
+
+def plans(result: Result) -> list[int]:
+    return [trial.batch_size for trial in result.trials if trial.purpose == "plan"]
+
+
+@pytest.mark.parametrize(
+    ("size", "multiple_of", "tried", "steps"),
+    [(4, 1, [100, 50, 25, 12, 6, 3], 100), (1, 1, [100, 50, 25, 12, 6, 3, 1], 300), (8, 8, [80, 40, 16, 8], 38)],
+)
+def test_a_plan_is_looked_for_down_to_the_smallest_micro_batch(size, multiple_of, tried, steps) -> None:
+    result = probe(FakeExecutor(events=plans_refused_above(size)), target=300, multiple_of=multiple_of, **MEMORY)
+    assert plans(result) == tried
+    assert result.target is not None and result.target.plan is not None
+    assert (result.target.plan.micro_batch_size, result.target.plan.accumulation_steps) == (tried[-1], steps)
+
+
+def test_where_no_plan_fits_that_is_said() -> None:
+    result = probe(FakeExecutor(smallest_batch_size=2, events=plans_refused_above(0)), target=300, **MEMORY)
+    assert result.target is not None and result.target.plan is None
+    assert plans(result)[-1] == 2
+    said = "No plan of accumulation was found: 150 micro-batches of 2, the last that were tried, did not fit (no room)."
+    assert said in answer(result)
+
+
+def test_a_plan_that_takes_too_long_is_not_tried_with_more_steps() -> None:
+    result = probe(FakeExecutor(events=plans_refused_above(0, Outcome.TIMED_OUT)), target=300, **MEMORY)
+    assert plans(result) == [100]
+    assert result.target is not None and "3 micro-batches of 100, the last" in result.target.no_plan
+
+
+@pytest.mark.parametrize("target", range(2, 90, 7))
+@pytest.mark.parametrize("smallest", [1, 2, 5])
+def test_every_plan_is_of_allowed_micro_batches_and_reaches_the_target_in_no_more_than_it_needs(target, smallest):
+    executor = FakeExecutor(bytes_per_sample=90, smallest_batch_size=smallest, events=plans_refused_above(0))
+    result = probe(executor, target=target, **MEMORY)
+    for trial in [trial for trial in result.trials if trial.purpose == "plan"]:
+        assert smallest <= trial.batch_size < target
+        steps = int(trial.why.partition(" ")[0])
+        assert target <= steps * trial.batch_size < target + trial.batch_size
+
+
+def test_inference_has_nothing_to_accumulate() -> None:
+    result = probe(FakeExecutor(), target=300, mode=Mode.INFERENCE)
+    assert result.target is not None and result.target.plan is None and not plans(result)
+    assert "Instead, accumulate" not in answer(result)
+    assert answer(result).endswith("smaller batches can simply follow each other.")
+
+
+def test_a_target_that_is_too_slow_says_how_slow_and_is_not_accumulated() -> None:
+    executor = FakeExecutor(budget_bytes=10**9)
+    result = probe(executor, objective=Objective.LATENCY, latency_seconds=0.05, target=90)
+    assert not plans(result)
+    said = "cannot be processed at once: 95% of its steps take up to 100 ms, over the 50.0 ms allowed. Accumulation"
+    assert said in answer(result)
+
+
+def test_a_target_that_no_trial_is_left_for_is_said_not_to_be_settled_and_why() -> None:
+    result = probe(FakeExecutor(), target=2_000_000, max_trials=2)
+    said = "Whether a batch of 2,000,000 fits at once was not settled, since the number of trials allowed was used up."
+    assert result.target is None
+    assert said in result.warnings
+
+
+@pytest.mark.parametrize(("size", "fits"), [(2, True), (128, False)])
+def test_a_target_that_the_search_tried_is_answered_though_no_trial_is_left(size: int, fits: bool) -> None:
+    full = probe(FakeExecutor(), **MEMORY)
+    tried = 1 + next(index for index, trial in enumerate(full.trials) if trial.batch_size == size)
+    result = probe(FakeExecutor(), target=size, max_trials=tried, **MEMORY)
+    assert not result.is_complete
+    assert result.target is not None and (result.target.batch_size, result.target.fits) == (size, fits)
+    assert not any("not settled" in warning for warning in result.warnings)
+    assert fits or "ended before a plan" in result.target.no_plan
 
 
 def test_a_final_round_that_fails_leaves_the_single_trials_to_decide() -> None:

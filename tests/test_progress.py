@@ -7,6 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from autotune.breakdown import breakdown
+from autotune.errors import NoTrialFinishedError
 from autotune.executors.fake import FakeExecutor
 from autotune.listener import Silence
 from autotune.probe import Probe
@@ -38,6 +39,7 @@ def probed(executor: FakeExecutor, **options) -> tuple[list[Ahead], Result]:
     objective=st.sampled_from([Objective.MEMORY, Objective.THROUGHPUT]),
     multiple_of=st.sampled_from([1, 8]),
     target=st.none() | st.integers(1, 500),
+    max_trials=st.none() | st.integers(1, 30),
     forecast_error=st.none() | st.floats(-0.3, 0.3),
 )
 @example(
@@ -47,6 +49,7 @@ def probed(executor: FakeExecutor, **options) -> tuple[list[Ahead], Result]:
     objective=Objective.THROUGHPUT,
     multiple_of=1,
     target=None,
+    max_trials=None,
     forecast_error=None,
 )  # a resolution of 1.8 samples leaves a gap of 2 to ask in
 def test_a_bound_is_never_passed(slope, dataset_size, forecast_error, objective, multiple_of, **options) -> None:
@@ -57,7 +60,10 @@ def test_a_bound_is_never_passed(slope, dataset_size, forecast_error, objective,
         return
     if objective is Objective.MEMORY and (10_000 - 100) // slope < multiple_of:
         return
-    heard, result = probed(executor, objective=objective, multiple_of=multiple_of, **options)
+    try:
+        heard, result = probed(executor, objective=objective, multiple_of=multiple_of, **options)
+    except NoTrialFinishedError:
+        return  # of the trials allowed none fitted
     assert len(heard) == len(result.trials)
     if any(trial.purpose == "confirm" and not trial.accepted for trial in result.trials):
         return  # what had fitted did not hold, which no bound can know
@@ -65,7 +71,7 @@ def test_a_bound_is_never_passed(slope, dataset_size, forecast_error, objective,
         return  # nor how far peaks turn out to differ
     for index, ahead in enumerate(heard):
         if ahead.is_bound:
-            assert ahead.trials is not None
+            assert ahead.trials is not None and ahead.trials > 0
             assert len(heard) - index <= ahead.trials
 
 

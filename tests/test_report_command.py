@@ -84,6 +84,12 @@ def test_the_standard_output_takes_a_report_alone(saved: Path, capsysbinary: pyt
         (["result.json", "--output", "."], 2, "--output .: its ending names no format."),
         (["result.json", "--output", "folder.html"], 5, "folder.html is a directory."),
         (["result.json", "--output", "result.json", "--format", "csv"], 2, "result.json is the result itself."),
+        (
+            ["result.json", "--output", "x.svg", "--format", "png"],
+            2,
+            "--format png and --output x.svg ask for different",
+        ),
+        (["result.json", "--output", "X.MD", "--format", "csv"], 2, "--format csv and --output X.MD ask for different"),
         (["missing.json"], 5, "missing.json cannot be read: No such file or directory."),
         (["foreign.json"], 5, "foreign.json is not a whole autotune result"),
         ([], 2, "Missing argument 'FILES...'."),

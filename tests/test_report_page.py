@@ -105,8 +105,17 @@ def test_every_picture_says_in_words_what_it_shows(example: Page) -> None:
 def test_inference_shows_the_tails_of_the_latency() -> None:
     spec = replace(example_result().spec, mode=Mode.INFERENCE)
     shown = Page(page([example_result(spec=spec)]))
-    assert {"95% within", "99% within"} <= set(shown.text("th"))
+    assert {"95% within, in trials", "99% within, in trials"} <= set(shown.text("th"))
     assert "DataLoader(dataset, batch_size=256)" in shown.text("code")
+
+
+def test_a_largest_size_that_nothing_confirmed_is_not_called_the_one_that_fits() -> None:
+    edge = replace(example_result().edge, confirmations=0)
+    shown = Page(page([example_result(edge=edge)]))
+    assert shown.text("dt")[:2] == ["recommended batch size", "largest that fitted, not confirmed"]
+    assert any("1,000 was not confirmed; --objective memory confirms" in text for text in shown.text("p"))
+    several = Page(page([example_result(edge=edge), example_result(environment=GPU)]))
+    assert {"1,000 (not confirmed)", "1,000"} <= set(several.text("td"))
 
 
 def test_one_trial_makes_a_whole_page() -> None:

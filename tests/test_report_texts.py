@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from example_reports import HOSTILE, Page, named
-from example_results import ENVIRONMENT, example_result, fitting
+from example_results import CONTEST, ENVIRONMENT, example_result, fitting, measurement, refused
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -25,7 +25,7 @@ from autotune.reports.labels import labels
 from autotune.reports.markdown import escaped, markdown
 from autotune.reports.plain_text import printable
 from autotune.reports.reproduce import recipe
-from autotune.reports.sheet_tables import trials_table
+from autotune.reports.sheet_tables import sizes_table, speeds_table, trials_table
 from autotune.reports.table_file import csv_text
 from autotune.spec import (
     ClassWorkload,
@@ -37,6 +37,7 @@ from autotune.spec import (
     Precision,
     ProbeSpec,
 )
+from autotune.trial import Outcome
 
 COMMENT = "<!-- -->"
 
@@ -129,6 +130,32 @@ def test_csv_of_several_results_says_whose_a_trial_is() -> None:
 def test_no_text_begins_like_a_formula(before: str, start: str, rest: str) -> None:
     for row in csv.DictReader(StringIO(csv_text([named(before + start + rest)]))):
         assert not re.match(r"\s*[=+\-@＝＋－＠]", row["model"])  # noqa: RUF001
+
+
+def test_the_quantiles_of_a_step_stand_beside_the_median_of_the_same_steps() -> None:
+    """The final round, from which the step time comes, was slower by half; its single steps are not known."""
+    spec = replace(example_result().spec, mode=Mode.INFERENCE)
+    contest = replace(CONTEST, rounds=((0.0315, 0.0600),) * 3)
+    table = sizes_table(example_result(spec=spec, contest=contest))
+    shown = dict(zip(table.headings, table.rows[1], strict=True))
+    shares = [shown[f"{share}% within, in trials"].number for share in (50, 95, 99)]
+    assert shares == [0.0210, 0.0212, 0.0212]
+    assert shown["step time"].number == pytest.approx(0.0315)
+    assert "step time of 256, 512 come from the final round, which keeps no single steps" in table.caption
+    assert "final round" not in sizes_table(example_result(spec=spec)).caption
+
+
+def test_the_speeds_of_several_results_hold_no_size_that_was_refused() -> None:
+    """1,010 ran to its end, over the budget; 1,020 was too slow; 300 was not tried by the other."""
+    one = example_result()
+    over = replace(refused(10, 1010, "budget"), measurement=measurement(1010, (0.08, 0.08), 2100))
+    slow = replace(refused(11, 1020, "latency", outcome=Outcome.FITS), measurement=over.measurement)
+    other = replace(one, trials=(*one.trials, over, slow, fitting(12, 300, (0.03, 0.03), 700)))
+    shown = {row[0].number: row for row in speeds_table([one, other]).rows}
+    assert [cell.text for cell in shown[1010]] == ["1,010", "-", "refused"]
+    assert [cell.text for cell in shown[1020]] == ["1,020", "-", "too slow"]
+    assert [cell.text for cell in shown[300]] == ["300", "-", "10,000"]
+    assert all(cell.number is None for size in (1010, 1020) for cell in shown[size][1:])
 
 
 def test_the_table_of_trials_names_what_spoke_against_one() -> None:

@@ -184,7 +184,7 @@ def test_a_refused_confirmation_is_followed_by_one_of_the_size_that_the_peaks_le
     told.append(Told(90, True, phase=Phase.CONFIRM))
     assert next_move(told, limits) == Ask(90, Phase.CONFIRM, "does it hold again? (2 of 2)")
     told[-1] = Told(90, False, phase=Phase.CONFIRM)
-    assert next_move(told, limits) == Ask(77, Phase.BISECT, "between 64, which fits, and 90, which does not")
+    assert next_move(told, limits) == Ask(77, Phase.BISECT, "between 64, which passed, and 90, which was refused")
 
 
 def test_a_confirmation_that_sees_far_more_room_raises_the_edge_again_but_not_for_ever() -> None:

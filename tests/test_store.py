@@ -1,14 +1,24 @@
 from __future__ import annotations
 
+import errno
+import math
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+from example_results import fitting
+from filelock import FileLock
+from msgspec.structs import replace
 
 from autotune.errors import ResultFileError
 from autotune.spec import FileWorkload, ProbeSpec
 from autotune.store import FileJournal, Place, TrialBegan, TrialEnded, TrialInterrupted
 from autotune.trial import Evidence, Outcome, Trial
+from autotune.verdict import has_diverged
 
 SPEC = ProbeSpec(workload=FileWorkload(target="model.py"))
 
@@ -104,10 +114,100 @@ def test_resuming_nothing_is_refused(tmp_path: Path) -> None:
         resumed(tmp_path / "journal")
 
 
+def test_a_journal_that_cannot_be_written_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "journal"
+    write(path, began(0), ended(0))
+    whole = path.read_bytes()
+
+    opened = Path.open
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    def open_to_read(self: Path, mode: str = "r", *more: Any, **options: Any) -> Any:
+        return opened(self, mode, *more, **options) if mode == "rb" else refuse()
+
+    monkeypatch.setattr(os, "truncate", refuse)  # to root, nothing is denied
+    monkeypatch.setattr(Path, "open", open_to_read)
+    with pytest.raises(ResultFileError, match="cannot be written: Permission denied"):
+        resumed(path)
+    monkeypatch.undo()
+    assert path.read_bytes() == whole
+    assert resumed(path)
+
+
+def test_a_loss_that_was_no_number_is_still_known_when_a_probe_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    for loss in (math.nan, math.inf):
+        trial = fitting(1, 8, (0.1,), 100)
+        assert trial.measurement is not None
+        diverged = replace(trial, measurement=replace(trial.measurement, last_loss=loss))
+        write(path, TrialEnded(trial=diverged))
+        assert resumed(path) == (diverged,)
+        assert has_diverged(resumed(path)[0])
+
+
+def test_a_journal_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    path.write_bytes(b'{"x":' + b"[" * 200_000 + b"\n")
+    with pytest.raises(ResultFileError, match="not an autotune journal: it is nested too deeply"):
+        resumed(path)
+
+
 def test_two_probes_cannot_share_a_journal(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     with FileJournal(path, SPEC, resume=False), pytest.raises(ResultFileError, match="in use"):
         FileJournal(path, SPEC, resume=False)
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from test_store import SPEC
+from autotune.store import FileJournal
+
+with FileJournal(Path(sys.argv[1]), SPEC, resume=False):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_journal_given_free_is_not_taken_from_who_holds_it_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process takes the journal in the very moment when it is given free."""
+    path = tmp_path / "journal"
+    release, holders = FileLock.release, []
+
+    def release_to_another(lock: FileLock) -> None:
+        release(lock)
+        command = [sys.executable, "-c", HOLDER, str(path)]
+        folders = os.pathsep.join(map(str, (Path(__file__).parent, *filter(None, sys.path))))
+        holder = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": folders}
+        )
+        holders.append(holder)
+        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+
+    monkeypatch.setattr(FileLock, "release", release_to_another)
+    FileJournal(path, SPEC, resume=False).close()
+    monkeypatch.undo()
+    try:
+        with pytest.raises(ResultFileError, match="in use"):
+            FileJournal(path, SPEC, resume=False)
+    finally:
+        holders[0].communicate(b"")
+    write(path, began(0))
+    assert [file.name for file in tmp_path.iterdir()] == ["journal"]
+
+
+def test_a_journal_that_is_done_with_is_deleted_while_it_is_held(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    with FileJournal(path, SPEC, resume=False) as journal:
+        journal.delete()
+        with pytest.raises(ResultFileError, match="in use"):
+            FileJournal(path, SPEC, resume=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_is_not_there_is_one_clear_line(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from example_results import example_result
 
 from autotune.errors import ResultFileError
 from autotune.reports.written import check_writable
@@ -24,6 +25,16 @@ def test_a_link_stays_a_link_and_what_it_points_to_is_written(tmp_path: Path) ->
     assert link.is_symlink()
     assert file.read_bytes() == b"second"
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder", "link"]
+
+
+@pytest.mark.parametrize("name", ["file/result.json", "n" * 300, "loop/result.json"])
+def test_a_name_that_cannot_be_is_one_clear_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    for refuse in (check_writable, example_result().save):
+        with pytest.raises(ResultFileError):
+            refuse(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "loop"]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")

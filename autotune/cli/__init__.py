@@ -8,10 +8,7 @@ it is a bug of ours, and shows its traceback.
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -21,12 +18,9 @@ from autotune.cli.estimating import estimate
 from autotune.cli.options import EXIT_CODES, PROGRAM
 from autotune.cli.probing import probe, show
 from autotune.cli.reporting import report
-from autotune.cli.screen import complain, print_result
+from autotune.cli.screen import complain, prepare_streams
 from autotune.cli.verifying import verify
-from autotune.errors import EXIT_INTERRUPTED, AutotuneError, UnsavedResultError, UsageError, WorkloadError
-
-if TYPE_CHECKING:
-    from autotune.result import Result
+from autotune.errors import EXIT_INTERRUPTED, AutotuneError, UsageError, WorkloadError
 
 
 @click.group(
@@ -53,14 +47,10 @@ for _command in (probe, verify, estimate, show, report, compare):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError):
-            stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # an odd sign must not end a probe
+    prepare_streams()
     try:
         return cli.main(arguments, prog_name=PROGRAM, standalone_mode=False) or 0
     except AutotuneError as error:
-        if isinstance(error, UnsavedResultError):
-            print_result(cast("Result", error.result), quiet=False)
         if isinstance(error, WorkloadError):
             complain(error.user_traceback)
         complain(error.message, error.remedy, head="error: ")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from autotune.cli.options import EXIT_CODES, read_by
-from autotune.cli.screen import print_report
+from autotune.cli.screen import print_report, print_text
 from autotune.units import parse_share
 
 if TYPE_CHECKING:
@@ -88,4 +88,4 @@ def _print(shown: Shown, written_as: str) -> None:
     if written_as == "text":
         print_report(lambda width: report(shown, width))
     else:
-        click.echo(as_json(shown) if written_as == "json" else as_markdown(shown))
+        print_text(as_json(shown) if written_as == "json" else as_markdown(shown))

@@ -20,7 +20,7 @@ from autotune.cli.options import (
     read_by,
     workload_of,
 )
-from autotune.cli.screen import print_report, saying
+from autotune.cli.screen import print_report, print_text, saying
 from autotune.errors import UsageError
 from autotune.units import parse_bytes
 
@@ -188,8 +188,8 @@ def _print_estimate(found: Estimate, *, as_json: bool, quiet: bool) -> None:
     from autotune.reports.estimate import report
 
     if as_json:
-        click.echo(written(found))
+        print_text(written(found))
     elif quiet:
-        click.echo("\n".join(map(str, found.largest_batch_sizes())))
+        print_text("\n".join(map(str, found.largest_batch_sizes())))
     else:
         print_report(lambda width: report(found, width))

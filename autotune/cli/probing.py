@@ -10,7 +10,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -141,9 +141,16 @@ _SECTIONS: dict[str, list[click.Option]] = {
             ["--max-seconds"],
             metavar="DURATION",
             callback=read_by(parse_duration),
-            help="End after so long, such as 90, 20m or 1h, with the best so far.",
+            help="End after so long, such as 90, 20m or 1h, with the best so far. Whatever runs then is ended, but for "
+            "the first trial, which has all of --trial-timeout; a process that starts is waited for.",
         ),
-        click.Option(["--max-trials"], type=int, metavar="N", help="End after so many trials, with the best so far."),
+        click.Option(
+            ["--max-trials"],
+            type=int,
+            metavar="N",
+            help="End after so many trials, those that confirm the answer or are about --target included, with the "
+            "best so far.",
+        ),
         click.Option(
             ["--trial-timeout", "trial_timeout_seconds"],
             metavar="DURATION",
@@ -221,9 +228,12 @@ def probe(
             command_line=shlex.join([PROGRAM, *sys.argv[1:]]),
             verbose=verbose,
         )
+        _write_report(result, report_path)
+    except UnsavedResultError as error:
+        print_result(cast("Result", error.result), quiet=quiet)
+        raise
     finally:
         listener.ended(None)  # an error may have left the spinner on
-    _write_report(result, report_path)
     return _conclude(result, [path for path in (output, report_path) if path], quiet=quiet)
 
 
@@ -287,7 +297,7 @@ def _conclude(result: Result, written: Sequence[Path], *, quiet: bool) -> int:
     """Show what was found, and where it was written to; returns the exit code."""
     from autotune.result import StopReason
 
-    interrupted = result.stop is StopReason.INTERRUPTED
+    interrupted = StopReason.INTERRUPTED in (result.stop, result.cut_short)
     if not quiet:
         if interrupted:
             click.echo("interrupted: what follows is the best so far", err=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from autotune.cli.screen import print_text
 from autotune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -68,9 +69,28 @@ def report(files: tuple[Path, ...], format_name: str | None, output: Path | None
 def _format(name: str | None, output: Path | None) -> Format:
     from autotune.reports.written import Format, format_of
 
-    if name is not None:
-        return Format(name)
-    return Format.HTML if output in (None, _STANDARD_OUTPUT) else format_of(output)
+    if name is None:
+        return Format.HTML if output in (None, _STANDARD_OUTPUT) else format_of(output)
+    kind = Format(name)
+    if output is not None:
+        _check_ending(output, kind)
+    return kind
+
+
+def _check_ending(output: Path, kind: Format) -> None:
+    """See that a file's ending does not promise another format; one that is none of ours promises nothing.
+
+    Raises:
+        UsageError: it does.
+    """
+    from autotune.reports.written import SUFFIXES
+
+    suffix = output.suffix.lower()
+    if any(suffix in suffixes for other, suffixes in SUFFIXES.items() if other is not kind):
+        raise UsageError(
+            f"--format {kind.value} and --output {output} ask for different formats.",
+            remedy=f"Leave one of them out, or end the name with {SUFFIXES[kind][0]}.",
+        )
 
 
 def _beside(files: Sequence[Path], kind: Format) -> Path:
@@ -85,4 +105,4 @@ def _print(results: Sequence[Result], kind: Format) -> None:
 
     if kind is Format.PNG and sys.stdout.isatty():
         raise UsageError("A PNG picture is not for a terminal.", remedy="Give --output a file, or pipe it on.")
-    click.echo(rendered(results, kind), nl=False)
+    print_text(rendered(results, kind), newline=False)

@@ -9,15 +9,27 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from autotune.errors import ResultFileError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from autotune.listener import Listener
     from autotune.result import Result
+
+
+def prepare_streams() -> None:
+    """See that both streams take any text: an odd sign, or a stream that was closed, must not end a probe."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - it stays open to the end
+        with contextlib.suppress(AttributeError):
+            getattr(sys, name).reconfigure(errors="replace")
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -58,30 +70,63 @@ def saying(*, quiet: bool) -> Iterator[Callable[[str], None]]:
 def print_result(result: Result, *, quiet: bool) -> None:
     """Print a result as a table and a paragraph, or its batch size alone."""
     if quiet:
-        click.echo(str(result.batch_size))
+        print_text(str(result.batch_size), answer=_answer(result))
         return
     from autotune.reports.terminal import report
 
-    print_report(lambda width: report(result, width))
+    print_report(lambda width: report(result, width), answer=_answer(result))
 
 
 def print_verification(result: Result, *, quiet: bool) -> None:
     """Print what a verification found, or the batch size to use alone."""
     if quiet:
-        click.echo(str(result.batch_size))
+        print_text(str(result.batch_size), answer=_answer(result))
         return
     from autotune.reports.terminal import verification
 
-    print_report(lambda width: verification(result, width))
+    print_report(lambda width: verification(result, width), answer=_answer(result))
 
 
-def print_report(made: Callable[[int], RenderableType]) -> None:
-    """Print what is made for the width of the standard output."""
+def _answer(result: Result) -> str:
+    return f"The batch size to use is {result.batch_size}."
+
+
+def print_report(made: Callable[[int], RenderableType], *, answer: str = "") -> None:
+    """Print what is made for the width of the standard output. See `_to_standard_output`."""
     from autotune.reports.terminal import WIDEST_TEXT
 
     out = console()
     width = min(out.width, WIDEST_TEXT)
-    out.print(made(width), width=width)
+    shown = made(width)
+    with _to_standard_output(answer):
+        out.print(shown, width=width)
+
+
+def print_text(text: str | bytes, *, answer: str = "", newline: bool = True) -> None:
+    """Print text as it is. See `_to_standard_output`."""
+    with _to_standard_output(answer):
+        click.echo(text, nl=newline)
+
+
+@contextlib.contextmanager
+def _to_standard_output(answer: str) -> Iterator[None]:
+    """Around what writes to the standard output: a full disk there must not cost the answer, which the error tells.
+
+    Raises:
+        ResultFileError: it cannot be written.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it has seen enough
+        raise
+    except OSError as error:
+        with contextlib.suppress(OSError):  # what is left of it would fail once more when Python ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise ResultFileError(
+            f"The standard output cannot be written: {error.strerror}.",
+            remedy=f"{answer} Free some space, or send it elsewhere.".lstrip(),
+        ) from error
 
 
 def complain(*texts: str, head: str = "") -> None:
@@ -91,5 +136,7 @@ def complain(*texts: str, head: str = "") -> None:
     from autotune.reports.plain_text import printable_lines
 
     lines = "\n".join(printable_lines(text) for text in texts if text)
-    if lines:
+    if not lines:
+        return
+    with contextlib.suppress(OSError):  # where that is full, too, the exit code still tells
         console(stderr=True).print(Text.assemble((head, "bold red"), lines), soft_wrap=True)

@@ -63,8 +63,10 @@ def verify(file: Path, *, output: Path | None, quiet: bool, **options: Any) -> i
     check_writable(path)
     listener = listener_for(quiet=quiet, verbose=options["verbose"])
     verified = verify_result(result, listener=listener, **options)
-    print_verification(verified, quiet=quiet)
-    verified.save(path)
+    try:
+        print_verification(verified, quiet=quiet)
+    finally:  # also where the standard output fails
+        verified.save(path)
     if not quiet:
         click.echo(f"saved to {path}", err=True)
     interrupted = verified.verification is not None and verified.verification.is_interrupted

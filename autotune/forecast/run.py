@@ -211,11 +211,9 @@ def _run_steps(tracked: Bench, batch_size: int, tracker: ByteTracker, steps: int
     before = 0
     with tracker:
         step = Step(tracked, batch_size, accumulation_steps)
-        for number in range(steps):
+        for _ in range(steps):
             before = tracker.operators
-            if number:
-                step.renew()
-            _result = step()
+            _result = step.rehearse()
             tracker.end_step()
         return tracker.operators - before
 

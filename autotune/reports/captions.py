@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from autotune.reports.findings import energy_by_size, knee, latencies, plateau, progress, step_line
+from autotune.reports.findings import energy_by_size, knee, latencies, plateau, progress, refused_sizes, step_line
 from autotune.reports.plain_text import printable
-from autotune.reports.rows import batches_per_epoch, epoch_seconds, row_of, rows
+from autotune.reports.rows import batches_per_epoch, epoch_seconds, row_of
 from autotune.result import Result
 from autotune.units import format_bytes, format_count, format_number, format_rate, format_seconds
 
@@ -24,7 +24,7 @@ def caption(kind: str, results: Sequence[Result]) -> str:
     """The words below the picture of this kind, as `figures` names it."""
     general, particular = _CAPTIONS[kind]
     if len(results) > 1:
-        return general
+        return _OF_SEVERAL.get(kind, general)
     return printable(f"{general} {particular(results[0])}".strip())
 
 
@@ -37,8 +37,15 @@ def _throughput(result: Result) -> str:
     if turning is not None and turning != best.fastest_batch_size:
         tolerance = f"{result.spec.tolerance * 100:.3g}%"
         text += f" The knee, where larger batches gain no more than {tolerance}, is at {format_count(turning)}."
+    return text + _plateau(result)
+
+
+def _plateau(result: Result) -> str:
     flat = plateau(result)
-    return text + (f" From {format_count(flat[0])} to {format_count(flat[1])} lies the plateau." if flat else "")
+    if flat is None:
+        return ""
+    sizes, tolerance = f"From {format_count(flat[0])} to {format_count(flat[1])}", f"{result.spec.tolerance * 100:.3g}%"
+    return f" {sizes} lies the plateau, where none is surely more than {tolerance} slower."
 
 
 def _progress(result: Result) -> str:
@@ -53,7 +60,7 @@ def _held_out(result: Result) -> str:
 
 
 def _memory(result: Result) -> str:
-    refused = [row.batch_size for row in rows(result) if row.refusal and not row.refusal.fits]
+    refused = refused_sizes(result)
     text = f"The budget is {format_bytes(result.budget_bytes)}."
     if not refused:
         return f"{text} No size was refused."
@@ -81,7 +88,7 @@ def _epoch_time(result: Result) -> str:
     if not dataset_size or not chosen.speed:
         return ""
     batches = format_count(batches_per_epoch(dataset_size, chosen.batch_size))
-    duration = format_seconds(epoch_seconds(dataset_size, chosen.speed))
+    duration = format_seconds(epoch_seconds(dataset_size, chosen.batch_size, chosen.speed))
     size, samples = format_count(chosen.batch_size), format_count(dataset_size)
     return f"With batch size {size} its {samples} samples are {batches} batches and take about {duration}."
 
@@ -91,7 +98,8 @@ def _latency(result: Result) -> str:
     at_most = [f"{share:.0%} within {format_seconds(seconds)}" for share, seconds in quantiles.items() if seconds]
     limit = result.spec.latency_seconds
     bound = f" The limit is {format_seconds(limit)} for 95% of the steps." if limit else ""
-    return f"At {format_count(result.batch_size)}: {', '.join(at_most)}.{bound}" if at_most else bound.strip()
+    size = format_count(result.batch_size)
+    return f"In the trials of {size}: {', '.join(at_most)}.{bound}" if at_most else bound.strip()
 
 
 def _energy(result: Result) -> str:
@@ -117,8 +125,15 @@ _CAPTIONS: dict[str, tuple[str, Callable[[Result], str]]] = {
         _held_out,
     ),
     "memory": ("Peak memory of the whole process, and the budget that it must stay within.", _memory),
-    "step time": ("Median time of a step by batch size.", _step_time),
+    "step time": ("Median time of a step by batch size, from the final round where a size was in it.", _step_time),
     "epoch time": ("Time for every sample once, the loading of data not counted.", _epoch_time),
-    "latency": ("How long a step takes, except for the slowest 5%.", _latency),
+    "latency": (
+        "How long 50%, 95% and 99% of the steps in each size's trials take at most; the final round keeps no single "
+        "steps.",
+        _latency,
+    ),
     "energy": ("Energy for each sample, as the device's own meter gave it.", _energy),
 }
+
+_OF_SEVERAL = {"latency": "How long a step takes, except for the slowest 5% in each size's trials."}
+"""What differs from the general words where several results share a picture."""

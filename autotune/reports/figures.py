@@ -15,11 +15,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from autotune.errors import UsageError
+from autotune.reports.findings import refused_sizes
 from autotune.reports.labels import in_common, labels
 from autotune.reports.palette import INK, MARKERS, MUTED, SERIES
 from autotune.reports.panels import PANELS
 from autotune.reports.plain_text import printable
-from autotune.reports.strokes import PANEL_INCHES, RING, Series, entitle
+from autotune.reports.strokes import CROSS, PANEL_INCHES, RING, Series, entitle
 from autotune.reports.svg import as_svg, standalone, styled
 from autotune.result import Result, write_whole
 from autotune.units import format_count
@@ -30,6 +31,9 @@ PNG_DOTS_PER_INCH = 160  # twice a plain screen's, for screens with fine dots
 _LEGEND_COLUMN_CHARACTERS = 34  # from here on labels stand below each other
 _MOST_PANELS_ACROSS = 2
 _LONGEST_NAME = 60  # characters; a longer one would leave no room for what is drawn
+_HEADING_LEFT = 0.012  # share of the width left free beside the heading
+_HEADING_POINTS = 12
+_HEADING_CHARACTER = 0.7  # what a letter of it takes, as a share of its size; most take less
 
 
 class Picture(Figure):
@@ -54,17 +58,18 @@ def overview(results: Sequence[Result]) -> Picture:
     kinds = {name: chosen for name in PANELS if (chosen := _with_data(name, drawn))}
     across = min(len(kinds), _MOST_PANELS_ACROSS)
     down = math.ceil(len(kinds) / across)
+    heading = _heading(results, across)
     with styled():
         size = (PANEL_INCHES[0] * across, PANEL_INCHES[1] * down + 0.7)
-        figure = Picture(figsize=size, layout="constrained", label=_heading(results))
+        figure = Picture(figsize=size, layout="constrained", label=heading)
         figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)  # type: ignore[union-attr,call-arg]
-        figure.suptitle(_heading(results), x=0.012, ha="left", fontsize=12, fontweight="bold", color=INK)
+        figure.suptitle(heading, x=_HEADING_LEFT, ha="left", fontsize=_HEADING_POINTS, fontweight="bold", color=INK)
         axes = figure.subplots(down, across, squeeze=False).ravel()
         _draw_rows([list(axes[start : start + across]) for start in range(0, len(axes), across)], kinds)
         for empty in axes[len(kinds) :]:
             empty.set_axis_off()
         if len(drawn) > 1:
-            _legend(figure, drawn)
+            _legend(figure, drawn, kinds)
     return figure
 
 
@@ -118,9 +123,10 @@ def _single(name: str, drawn: Sequence[Series]) -> Figure:
         size = (PANEL_INCHES[0], PANEL_INCHES[1] + 0.19 * rows)
         figure = Picture(figsize=size, layout="constrained", label=_description(name, drawn))
         figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # type: ignore[union-attr,call-arg]
-        _draw_rows([[figure.add_subplot()]], {name: list(drawn)})
+        kinds = {name: list(drawn)}
+        _draw_rows([[figure.add_subplot()]], kinds)
         if not is_only:
-            _legend(figure, drawn)
+            _legend(figure, drawn, kinds)
     return figure
 
 
@@ -134,20 +140,22 @@ def _draw_rows(grid: Sequence[Sequence[Axes]], kinds: dict[str, list[Series]]) -
             entitle(axes, PANELS[name].title, label_rows)
 
 
-def _legend(figure: Figure, drawn: Sequence[Series]) -> None:
-    """Which curve is whose, below the pictures, and what the ring means."""
+def _legend(figure: Figure, drawn: Sequence[Series], kinds: dict[str, list[Series]]) -> None:
+    """Which curve is whose, below the pictures, and what the ring means, and the cross where there is one."""
     from matplotlib.lines import Line2D
 
-    curves = [Line2D([], [], color=series.colour, marker=series.marker, markersize=5.5) for series in drawn]
-    ring = Line2D([], [], **RING, markersize=9)
+    handles = [(s.label, Line2D([], [], color=s.colour, marker=s.marker, markersize=5.5)) for s in drawn]
+    handles.append(("recommended", Line2D([], [], **RING, markersize=9)))
+    if any(refused_sizes(series.result) for series in kinds.get("memory", ())):
+        handles.append(("refused", Line2D([], [], **CROSS, color=MUTED)))
     legend = figure.legend(
-        [*curves, ring],
-        [str(number) for number in range(len(drawn) + 1)],  # a label that begins with "_" would be left out
+        [handle for _, handle in handles],
+        [str(number) for number in range(len(handles))],  # a label that begins with "_" would be left out
         loc="outside lower left",
         ncols=_legend_columns(drawn),
         labelcolor=MUTED,
     )
-    for text, label in zip(legend.get_texts(), [*(series.label for series in drawn), "recommended"], strict=True):
+    for text, (label, _) in zip(legend.get_texts(), handles, strict=True):
         text.set_text(label)
 
 
@@ -163,14 +171,26 @@ def _shortened(text: str, end: int = _LONGEST_NAME // 2) -> str:
     return f"{text[: _LONGEST_NAME - 1 - end]}…{text[len(text) - end :]}"
 
 
-def _heading(results: Sequence[Result]) -> str:
+def _heading(results: Sequence[Result], across: int) -> str:
+    """What a picture of so many panels across is of."""
     if len(results) > 1:
-        alike = _shortened(in_common(results), end=0)
-        return f"{len(results)} results{f' ({alike})' if alike else ''}"
+        count = f"{len(results)} results"
+        width = (1 - 2 * _HEADING_LEFT) * across * PANEL_INCHES[0] * 72
+        room = int(width / (_HEADING_CHARACTER * _HEADING_POINTS))
+        alike = _fitting(in_common(results), room - len(f"{count} ()"))
+        return f"{count} ({alike})" if alike else count
     result = results[0]
     environment, spec = result.environment, result.spec
     name = f"{_shortened(printable(result.workload.name))}: batch size {format_count(result.batch_size)}"
     return f"{name} ({spec.mode.value} in {spec.precision.value} on {_shortened(printable(environment.device_name))})"
+
+
+def _fitting(text: str, room: int) -> str:
+    """As many of the parts between commas as so many characters have room for; of a long one, its beginning."""
+    if len(text) <= room:
+        return text
+    start = text[: room - 2].rpartition(", ")[0]
+    return f"{start}, …" if start else f"{text[: room - 1]}…"
 
 
 def _description(name: str, drawn: Sequence[Series]) -> str:

@@ -7,6 +7,7 @@ what was known before the trials that it is compared with.
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import takewhile
 
 from autotune.forecast.curve import corrected, curve_of
 from autotune.guide import measured_peaks
@@ -53,6 +54,11 @@ def accepted_speeds(result: Result) -> dict[int, float]:
     return {row.batch_size: speed.samples_per_second for row, speed in found if speed}
 
 
+def refused_sizes(result: Result) -> list[int]:
+    """The batch sizes that were refused for what they need, not for how long they take."""
+    return [row.batch_size for row in rows(result) if row.refusal and not row.refusal.fits]
+
+
 def knee(result: Result) -> int | None:
     """The smallest batch size whose throughput is within the tolerance of the best; None where nothing was timed.
 
@@ -67,10 +73,23 @@ def knee(result: Result) -> int | None:
 
 
 def plateau(result: Result) -> tuple[int, int] | None:
-    """From the knee to the largest size timed: no larger batch gains more than the tolerance. None where none is."""
-    start = knee(result)
-    end = max((size for size in accepted_speeds(result) if size <= result.max_batch_size), default=0)
-    return (start, end) if start is not None and start < end else None
+    """From the knee to the last size before one that is slower than the tolerance allows; None where there is none.
+
+    A size is slower where its whole interval lies below the mark: what noise may have made ends no plateau.
+    """
+    start, mark = knee(result), (1 - result.spec.tolerance) * best_speed(result)
+    if start is None:
+        return None
+    speeds = [(row.batch_size, row.speed) for row in rows(result) if row.refusal is None and row.speed]
+    above = [(size, speed) for size, speed in speeds if start < size <= result.max_batch_size]
+    flat = list(takewhile(lambda sized: sized[1].highest >= mark, above))
+    return (start, flat[-1][0]) if flat else None
+
+
+def best_speed(result: Result) -> float:
+    """Samples/s of the size that is called the fastest, or the highest of all where that has none; 0 without any."""
+    speeds = accepted_speeds(result)
+    return speeds.get(result.recommendation.fastest_batch_size, max(speeds.values(), default=0.0))
 
 
 def step_line(result: Result) -> StepLine | None:

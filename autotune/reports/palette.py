@@ -38,7 +38,8 @@ DARK = {
 
 PAPER, INK, MUTED, GRID = (LIGHT[role] for role in ("paper", "ink", "muted", "grid"))
 SERIES = tuple(colour for role, colour in LIGHT.items() if role.startswith("series-"))
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # one more than colours, so that a second round pairs them anew
+MARKERS = ("o", "s", "^", "D", "v", "P", "<")
+"""One more than colours, so that a second round pairs them anew; none of them is a cross, which means "refused"."""
 
 STYLE: dict[str, object] = {
     "figure.facecolor": PAPER,

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 
 from autotune.reports.findings import (
     accepted_speeds,
+    best_speed,
     energy_by_size,
     first_forecast,
     knee,
@@ -23,13 +24,23 @@ from autotune.reports.findings import (
     peaks,
     plateau,
     progress,
+    refused_sizes,
     step_line,
     timed_rows,
 )
 from autotune.reports.palette import INK, MUTED, PAPER, SERIES
 from autotune.reports.rows import batches_per_epoch, epoch_seconds, rows
-from autotune.reports.scales import amount_axis, batch_axis, bytes_axis, loss_axis, seconds_axis, training_axis
+from autotune.reports.scales import (
+    amount_axis,
+    batch_axis,
+    bytes_axis,
+    loss_axis,
+    seconds_axis,
+    training_axis,
+    wide_amount_axis,
+)
 from autotune.reports.strokes import (
+    CROSS,
     DENSE,
     Mark,
     Point,
@@ -50,9 +61,10 @@ from autotune.trial import Curve, Outcome
 from autotune.units import format_bytes, format_count, format_number, format_seconds, format_share
 
 _FAR_BELOW = 0.35  # where the highest peak is below this share of the budget, the line would flatten the curve
-_LOW = 0.8  # a curve that begins below this share of the best leaves room for a remark above it
+_FAR_APART = 10.0  # where the best of results differ by more, a linear axis would flatten the slower ones on 0
 _NARROW = 8  # a span of sizes up to this factor holds no remark
 _UNDER_LABELS = 0.97  # a sign at this share of the height stays clear of the labels above the axes
+_NAME_HEIGHT = 0.06  # of the height of the axes, that of a line of text
 Roles = dict[str, int | None]
 K = TypeVar("K")
 V = TypeVar("V")
@@ -72,7 +84,8 @@ class Panel:
 
 def draw_throughput(axes: Axes, drawn: Sequence[Series]) -> int:
     """Samples/s with their intervals; knee, recommendation, fastest and plateau, where one result is drawn."""
-    highest, sizes = 0.0, set[int]()
+    everything: list[list[Point]] = []
+    ends: list[float] = []
     for series in drawn:
         timed = [(row.batch_size, row.speed) for row in timed_rows(series.result) if row.speed]
         points = [(size, speed.samples_per_second) for size, speed in timed]
@@ -80,11 +93,19 @@ def draw_throughput(axes: Axes, drawn: Sequence[Series]) -> int:
         curve(axes, series, points, intervals, label="measured" if series.is_only else "")
         _too_slow(axes, series, dict(points))
         ring(axes, series, points)
-        highest = max(highest, *(high for _, high in intervals))
-        sizes |= {size for size, _ in points}
-    batch_axis(axes, sorted(sizes))
-    amount_axis(axes, highest)
+        everything.append(points)
+        ends += [end for interval in intervals for end in interval]
+    batch_axis(axes, _sizes(everything))
+    bests = [max(speed for _, speed in points) for points in everything]
+    _speed_axis(axes, ends, is_wide=max(bests) > _FAR_APART * min(bests))
     return _explain_throughput(axes, drawn[0].result) if drawn[0].is_only else 0
+
+
+def _speed_axis(axes: Axes, speeds: Sequence[float], *, is_wide: bool) -> None:
+    if is_wide:
+        wide_amount_axis(axes, min(speeds), max(speeds))
+    else:
+        amount_axis(axes, max(speeds))
 
 
 def _too_slow(axes: Axes, series: Series, speeds: dict[int, float]) -> None:
@@ -100,23 +121,21 @@ def _explain_throughput(axes: Axes, result: Result) -> int:
     speeds = accepted_speeds(result)
     tolerance = f"{result.spec.tolerance * 100:.3g}%"
     if len(speeds) > 1:
-        _show_tolerance(axes, result, speeds, f"within {tolerance} of the fastest")
+        _show_tolerance(axes, result, f"within {tolerance} of the fastest")
     if (span := plateau(result)) is not None:
-        _show_plateau(axes, span, f"plateau: no larger batch\nis over {tolerance} faster")
+        _show_plateau(axes, span, "plateau")
     sign_legend(axes)
     return mark_sizes(axes, _marks(_roles(result) | {"knee": knee(result)}, speeds, result))
 
 
-def _show_tolerance(axes: Axes, result: Result, speeds: dict[int, float], text: str) -> None:
-    """The band of speeds that count as the best; its name stands at the left, where curves mostly are low."""
-    best = speeds.get(result.recommendation.fastest_batch_size, max(speeds.values()))
-    axes.axhspan(best * (1 - result.spec.tolerance), best, color=SERIES[0], alpha=0.13, linewidth=0)
-    if speeds[min(speeds)] < _LOW * best:
-        note(axes, (axes.get_xlim()[0], best / axes.get_ylim()[1]), text, ha="left", va="bottom")
+def _show_tolerance(axes: Axes, result: Result, text: str) -> None:
+    """The band of speeds that count as the best; its name stands below, since it has many curves and marks across."""
+    best = best_speed(result)
+    axes.axhspan(best * (1 - result.spec.tolerance), best, color=SERIES[0], alpha=0.13, linewidth=0, label=text)
 
 
 def _show_plateau(axes: Axes, span: tuple[int, int], text: str) -> None:
-    """The sizes from the knee on; where they are few, their name ends with them and reaches over to the left."""
+    """The sizes that are as fast as any; where they are few, their name ends with them and reaches over to the left."""
     axes.axvspan(*span, color=MUTED, alpha=0.09, linewidth=0)
     narrow = span[1] / span[0] < _NARROW
     place = span[1] if narrow else math.sqrt(span[0] * span[1])
@@ -201,9 +220,8 @@ def _refused(axes: Axes, series: Series, top: float) -> None:
     """A cross at each size that did not fit."""
     crosses = _crosses(series.result, top)
     if crosses:
-        style: dict[str, Any] = {"marker": "x", "markersize": 6.5, "markeredgewidth": 1.6, "linestyle": ""}
         colour = INK if series.is_only else series.colour
-        axes.plot(*columns(list(crosses.items())), **style, color=colour, label="refused", zorder=5)
+        axes.plot(*columns(list(crosses.items())), **CROSS, color=colour, label="refused", zorder=5)
 
 
 def _crosses(result: Result, top: float) -> dict[int, float]:
@@ -212,26 +230,40 @@ def _crosses(result: Result, top: float) -> dict[int, float]:
     That line may be above the axis, as where a time limit refused a size far below the budget.
     """
     measured, unseen = peaks(result), min(float(result.budget_bytes), _UNDER_LABELS * top)
-    refused = [row.batch_size for row in rows(result) if row.refusal and not row.refusal.fits]
-    return {size: float(max(measured.get(size, []), default=unseen)) for size in refused}
+    return {size: float(max(measured.get(size, []), default=unseen)) for size in refused_sizes(result)}
 
 
 def _budgets(axes: Axes, drawn: Sequence[Series], highest: float) -> float:
     """Draw the budgets that the curves come near; returns where the axis shall end, in bytes."""
-    top = highest * 1.25
-    for budget, same in _grouped((series.result.budget_bytes, series) for series in drawn).items():
-        alone = len(same) == len(drawn)
-        if highest < _FAR_BELOW * budget and not _has_refused(same):
-            text = f"↑ the budget is {format_bytes(budget)}, far above"
-            if alone:
-                note(axes, (axes.get_xlim()[0], _UNDER_LABELS), text, ha="left", va="top")
-            continue
-        top = max(top, budget * 1.08)
-        colour = INK if alone else same[0].colour
+    grouped = _grouped((series.result.budget_bytes, series) for series in drawn)
+    near = {budget: same for budget, same in grouped.items() if highest >= _FAR_BELOW * budget or _has_refused(same)}
+    top = max([highest * 1.25, *(budget * 1.08 for budget in near)])
+    for budget, same in near.items():
+        colour = INK if len(grouped) == 1 else same[0].colour
         axes.axhline(budget, color=colour, linestyle=(0, (1, 1.5)), linewidth=1.4, zorder=1.5)
-        text = f"memory budget {format_bytes(budget)}" if alone else f"budget {format_bytes(budget)}"
-        note(axes, (axes.get_xlim()[0], budget / top), text, ha="left", va="top", transformed=budget)
+    if len(grouped) == 1:
+        _name_budget(axes, *grouped, is_near=bool(near))
+    else:
+        _name_budgets(axes, sorted(near, reverse=True), top)
     return top
+
+
+def _name_budget(axes: Axes, budget: int, *, is_near: bool) -> None:
+    """The name of the one budget, below its line, or where that would lead to."""
+    left, amount = axes.get_xlim()[0], format_bytes(budget)
+    if is_near:
+        note(axes, (left, 0), f"memory budget {amount}", ha="left", va="top", transformed=budget)
+    else:
+        note(axes, (left, _UNDER_LABELS), f"↑ the budget is {amount}, far above", ha="left", va="top")
+
+
+def _name_budgets(axes: Axes, budgets: Sequence[int], top: float) -> None:
+    """A name on each line, from the highest on; a bit below its line where the one above would cover it."""
+    above = math.inf
+    for budget in budgets:
+        above = min(budget, above - _NAME_HEIGHT * top)
+        text = f"budget {format_bytes(budget)}"
+        note(axes, (axes.get_xlim()[0], 0), text, ha="left", va="center", transformed=above)
 
 
 def _has_refused(drawn: Iterable[Series]) -> bool:
@@ -283,7 +315,7 @@ def draw_epoch_time(axes: Axes, drawn: Sequence[Series]) -> int:
     for series in drawn:
         dataset_size = series.result.workload.dataset_size or 0
         timed = [(row.batch_size, row.speed) for row in timed_rows(series.result) if row.speed]
-        found = [(size, epoch_seconds(dataset_size, speed)) for size, speed in timed]
+        found = [(size, epoch_seconds(dataset_size, size, speed)) for size, speed in timed]
         everything.append(found)
         curve(axes, series, found)
         ring(axes, series, found)

@@ -39,6 +39,11 @@ class Speed:
             return None
         return max(abs(end - self.samples_per_second) for end in self.interval) / self.samples_per_second
 
+    @property
+    def highest(self) -> float:
+        """The upper end of the interval, or the speed itself where there is none."""
+        return self.samples_per_second if self.interval is None else self.interval[1]
+
     def is_told_from(self, other: Speed) -> bool:
         """True where the rounds that both were in tell them apart, pair by pair, or else their intervals lie apart."""
         common = min(len(self.rounds), len(other.rounds))
@@ -86,9 +91,9 @@ def batches_per_epoch(dataset_size: int, batch_size: int) -> int:
     return math.ceil(dataset_size / batch_size)
 
 
-def epoch_seconds(dataset_size: int, speed: Speed) -> float:
-    """How long the steps of an epoch take, loading of data not counted."""
-    return dataset_size / speed.samples_per_second
+def epoch_seconds(dataset_size: int, batch_size: int, speed: Speed) -> float:
+    """How long the steps of an epoch take, at least one whole step; loading of data not counted."""
+    return max(dataset_size, batch_size) / speed.samples_per_second
 
 
 def _row(trials: Sequence[Trial], contest: Contest | None, in_turns: Mapping[int, float]) -> Row:

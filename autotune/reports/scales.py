@@ -113,7 +113,19 @@ def amount_axis(axes: Axes, highest: float) -> None:
     top = highest * _HEADROOM
     axes.set_ylim(0, top)
     ticks = [tick for tick in MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(0, top) if tick <= top]
-    _fix_y(axes, ticks, lambda value: f"{value:,.10g}")
+    _fix_y(axes, ticks, _plain)
+
+
+def wide_amount_axis(axes: Axes, lowest: float, highest: float) -> None:
+    """A logarithmic axis of plain numbers above 0, for curves that a linear one would flatten."""
+    axes.set_yscale("log")
+    axes.set_ylim(*_log_limits(lowest, highest))
+    low, high = axes.get_ylim()
+    _fix_y(axes, [tick for tick in _decade_ticks(low, high) if low <= tick <= high], _plain)
+
+
+def _plain(value: float) -> str:
+    return f"{value:,.10g}"
 
 
 def loss_axis(axes: Axes, losses: Sequence[float]) -> None:

@@ -26,7 +26,7 @@ from autotune.reports.sheet_tables import (
     workers_table,
 )
 from autotune.reports.training_words import quality_words, verification_words
-from autotune.reports.words import advice, answer, cautions, feeding, forecast_quality
+from autotune.reports.words import advice, answer, cautions, feeding, forecast_quality, largest_is
 from autotune.result import Result
 from autotune.spec import Mode
 from autotune.trial import Environment
@@ -110,7 +110,7 @@ def result_sheet(result: Result, label: str) -> ResultSheet:
         details=answer(result).removeprefix(headline).strip(),
         numbers=(
             Fact(name="recommended batch size", value=str(result.batch_size)),
-            Fact(name=_largest_is(result), value=str(result.max_batch_size)),
+            Fact(name=_largest(result), value=str(result.max_batch_size)),
         ),
         facts=tuple(_facts(result)),
         snippet=_snippet(result),
@@ -144,10 +144,9 @@ def _date(text: str) -> str:
         return text
 
 
-def _largest_is(result: Result) -> str:
-    if result.edge.smallest_refused is None:
-        return "largest tried"
-    return "largest that fits" if result.edge.is_exact else "largest known to fit"
+def _largest(result: Result) -> str:
+    doubt = "" if result.edge.confirmations else ", not confirmed"
+    return largest_is(result.edge).removeprefix("the ") + doubt
 
 
 def _snippet(result: Result) -> str:

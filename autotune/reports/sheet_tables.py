@@ -22,8 +22,12 @@ from autotune.trial import Curve, Trial
 from autotune.units import format_bytes, format_count, format_number, format_seconds, format_share
 
 UNKNOWN = "-"
-TAIL_SHARES = (0.95, 0.99)
-"""The quantiles of the step time that matter to whoever waits for an answer, beside its median."""
+LATENCY_SHARES = (0.5, 0.95, 0.99)
+"""The quantiles of the step time that matter to whoever waits for an answer.
+
+The median is among them, though the step time has a column: a round of the final round keeps the mean of its steps
+alone, so that these are the steps of the trials and not comparable with a step time that comes from there.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,15 +108,23 @@ def sizes_table(result: Result) -> Table:
         }
         for row in merged
     ]
-    return _table("Every batch size tried, its trials taken together", records, marked)
+    return _table(_sizes_caption(result), records, marked)
+
+
+def _sizes_caption(result: Result) -> str:
+    general = "Every batch size tried, its trials taken together"
+    if result.contest is None or result.spec.mode is not Mode.INFERENCE:
+        return general
+    sizes = ", ".join(map(format_count, result.contest.batch_sizes))
+    return f"{general}; speed and step time of {sizes} come from the final round, which keeps no single steps"
 
 
 def _latency_cells(result: Result, step_seconds: Sequence[float]) -> dict[str, Cell]:
     if result.spec.mode is not Mode.INFERENCE:
         return {}
     return {
-        f"{share:.0%} within": _cell(quantile(step_seconds, share) if step_seconds else None, format_seconds)
-        for share in TAIL_SHARES
+        f"{share:.0%} within, in trials": _cell(quantile(step_seconds, share) if step_seconds else None, format_seconds)
+        for share in LATENCY_SHARES
     }
 
 
@@ -122,7 +134,9 @@ def _epoch_cells(result: Result, row: Row) -> dict[str, Cell]:
         return {}
     return {
         "batches per epoch": _count(batches_per_epoch(dataset_size, row.batch_size)),
-        "epoch time": _cell(epoch_seconds(dataset_size, row.speed) if row.speed else None, format_seconds),
+        "epoch time": _cell(
+            epoch_seconds(dataset_size, row.batch_size, row.speed) if row.speed else None, format_seconds
+        ),
     }
 
 
@@ -148,7 +162,7 @@ def _quality_cells(outlook: Outlook, result: Result) -> dict[str, Cell]:
         if epochs:
             cells[f"steps in {format_count(epochs)} epochs"] = _count(epochs * batches)
         speed = row_of(result, size).speed
-        cells["epoch time"] = _cell(epoch_seconds(dataset_size, speed) if speed else None, format_seconds)
+        cells["epoch time"] = _cell(epoch_seconds(dataset_size, size, speed) if speed else None, format_seconds)
     if outlook.efficiency and outlook.relative_time:
         cells["sample efficiency"] = _span(outlook.efficiency, format_share)
         cells["time to quality"] = _span(outlook.relative_time, "{:.2f}x".format)
@@ -259,24 +273,39 @@ def _summary(result: Result, name: str) -> Iterator[tuple[str, Cell]]:
     yield "recommended", _count(result.batch_size)
     yield from _speed_cells(chosen.speed).items()
     yield from _peak_cells(chosen.peak_bytes, result.budget_bytes).items()
-    yield "largest", _count(result.max_batch_size)
+    yield "largest", _largest(result)
     yield (
         "epoch time",
-        _cell(epoch_seconds(dataset_size, chosen.speed) if dataset_size and chosen.speed else None, format_seconds),
+        _cell(
+            epoch_seconds(dataset_size, chosen.batch_size, chosen.speed) if dataset_size and chosen.speed else None,
+            format_seconds,
+        ),
     )
+
+
+def _largest(result: Result) -> Cell:
+    doubt = "" if result.edge.confirmations else " (not confirmed)"
+    return Cell(text=format_count(result.max_batch_size) + doubt, number=result.max_batch_size)
 
 
 def speeds_table(results: Sequence[Result]) -> Table:
     """Samples/s of each batch size that any of the results tried, a column a result."""
     names = labels(results)
-    by_result = [{row.batch_size: row.speed for row in rows(result)} for result in results]
+    by_result = [{row.batch_size: row for row in rows(result)} for result in results]
     sizes = sorted(set().union(*by_result))
     return Table(
         caption="Samples per second by batch size",
         headings=("batch size", *names),
         is_text=(False,) * (1 + len(names)),
-        rows=tuple((_count(size), *(_rate(speeds.get(size)) for speeds in by_result)) for size in sizes),
+        rows=tuple((_count(size), *(_accepted_rate(found.get(size)) for found in by_result)) for size in sizes),
     )
+
+
+def _accepted_rate(row: Row | None) -> Cell:
+    """The speed of a size to train with; a word, which sorts last, for one that was refused, however fast it was."""
+    if row is None or row.refusal is None:
+        return _rate(row.speed if row else None)
+    return Cell(text="too slow" if row.refusal.fits else "refused")
 
 
 def _rate(speed: Speed | None) -> Cell:

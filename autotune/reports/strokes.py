@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from matplotlib.axes import Axes
+from matplotlib.transforms import ScaledTranslation
 
 from autotune.reports.palette import INK, MARKERS, MUTED, PAPER, SERIES
 from autotune.result import Result
@@ -36,6 +37,9 @@ RING: dict[str, Any] = {
     "linestyle": "",
 }
 """The sign of the recommended batch size."""
+
+CROSS: dict[str, Any] = {"marker": "x", "markersize": 6.5, "markeredgewidth": 1.6, "linestyle": ""}
+"""The sign of a batch size that was refused."""
 
 Point = tuple[int, float]
 """A batch size and what was measured there."""
@@ -161,9 +165,12 @@ def note(
     va: str,
     transformed: float | None = None,
 ) -> None:
-    """A quiet remark inside the axes; `place` is a batch size and a share of the height."""
+    """A quiet remark inside the axes; `place` is a batch size and a share of the height.
+
+    The name of a line has its height in `transformed`, in place of the share, and is struck by nothing that is drawn.
+    """
     pad = {"left": 4.0, "right": -4.0, "center": 0.0}[ha]
-    lift = {"bottom": 2.5, "top": -2.5}[va]
+    lift = {"bottom": 2.5, "top": -2.5, "center": 0.0}[va]
     height = place[1] if transformed is None else transformed
     axes.annotate(
         text,
@@ -176,7 +183,7 @@ def note(
         fontsize=8,
         color=MUTED,
         zorder=4,
-        bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.6, "pad": 0.5},
+        bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.6 if transformed is None else 1.0, "pad": 0.5},
     )
 
 
@@ -185,7 +192,12 @@ def sign_legend(axes: Axes, columns: int = 3) -> None:
     handles, texts = axes.get_legend_handles_labels()
     chosen = dict(zip(texts, handles, strict=True))
     if len(chosen) > 1:
-        place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (-0.02, -0.17), "ncols": columns}
+        figure = axes.get_figure(root=True)
+        assert figure is not None
+        # by points, since by shares of the axes, whose height depends on this legend, no layout would settle
+        below = ScaledTranslation(-7 / 72, -33 / 72, figure.dpi_scale_trans)
+        place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, 0), "ncols": columns}
+        place["bbox_transform"] = axes.transAxes + below
         axes.legend(list(chosen.values()), list(chosen), **place, columnspacing=1.4)
 
 

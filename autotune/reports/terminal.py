@@ -134,4 +134,4 @@ def _figures(row: Row, result: Result) -> Iterator[str]:
     yield format_share(peak_bytes / result.budget_bytes) if peak_bytes is not None else _UNKNOWN
     if dataset_size:
         yield format_count(batches_per_epoch(dataset_size, row.batch_size))
-        yield format_seconds(epoch_seconds(dataset_size, speed), compact=True) if speed else _UNKNOWN
+        yield format_seconds(epoch_seconds(dataset_size, row.batch_size, speed), compact=True) if speed else _UNKNOWN

@@ -13,6 +13,7 @@ from autotune.reports.plain_text import printable
 from autotune.reports.rows import Row, Speed, batches_per_epoch, epoch_seconds, row_of
 from autotune.reports.training_words import quality_words, verification_words
 from autotune.result import AccumulationPlan, Edge, Result, StopReason, TargetAnswer
+from autotune.spec import Objective
 from autotune.stats import median
 from autotune.trial import Evidence, Feeding, Outcome, Trial
 from autotune.units import format_bytes, format_count, format_number, format_rate, format_seconds, format_share
@@ -41,6 +42,9 @@ _NOTICED_BY = {
     "exit": "exit status",
     "clock": "time limit",
 }
+_SEEK_NO_EDGE = frozenset({Objective.THROUGHPUT, Objective.TIME_TO_QUALITY})
+"""What is not answered by the largest size, so that nothing runs it again."""
+
 _SAME = 0.0005  # a difference that would be written as 0.0%
 _MANIFOLD = 2.0  # from here a ratio says more than a percentage
 
@@ -143,7 +147,7 @@ def _recommended(result: Result, chosen: Row) -> Iterator[str]:
     if (dataset_size := result.workload.dataset_size) and chosen.speed:
         batches = batches_per_epoch(dataset_size, result.batch_size)
         noun = "batch" if batches == 1 else "batches"
-        duration = format_seconds(epoch_seconds(dataset_size, chosen.speed))
+        duration = format_seconds(epoch_seconds(dataset_size, chosen.batch_size, chosen.speed))
         yield f"An epoch of {format_count(dataset_size)} samples is {format_count(batches)} {noun}, about {duration}."
 
 
@@ -156,9 +160,19 @@ def _others(result: Result, chosen: Row) -> Iterator[str]:
         border = _border(result)
         yield f"{border[0].upper()}{border[1:]}."
         return
-    name, known = format_count(largest), _known(result.edge)
+    name, known = format_count(largest), largest_is(result.edge)
     subject = f"The fastest, {name}, is also {known}" if fastest == largest else f"{known.capitalize()} is {name}"
     yield f"{subject}{_cost(row_of(result, largest), chosen)}: {_border(result)}."
+    if not result.edge.confirmations:
+        yield _not_confirmed(result)
+
+
+def _not_confirmed(result: Result) -> str:
+    """What the largest size has not been through, and what would take it there."""
+    size, contest = result.max_batch_size, result.contest
+    is_once = row_of(result, size).accepted_runs == 1 and (contest is None or size not in contest.batch_sizes)
+    remedy = "; --objective memory confirms the largest" if result.spec.objective in _SEEK_NO_EDGE else ""
+    return f"{format_count(size)} {'ran once and ' if is_once else ''}was not confirmed{remedy}."
 
 
 def _cost(other: Row, chosen: Row) -> str:
@@ -185,9 +199,14 @@ def _times(ratio: float, of: str, less: str) -> str:
     return f"{format_share(abs(ratio - 1))} {'more' if ratio > 1 else less} {of}"
 
 
-def _known(edge: Edge) -> str:
+def largest_is(edge: Edge) -> str:
+    """What the largest size may be called: that it fits is known of one alone that ran again to confirm it."""
     if edge.smallest_refused is None:
         return "the largest tried"
+    if edge.refused_by == "latency":
+        return "the largest within the latency limit"
+    if not edge.confirmations:
+        return "the largest that fitted"
     return "the largest that fits" if edge.is_exact else "the largest known to fit"
 
 
@@ -201,6 +220,9 @@ def _border(result: Result) -> str:
     refused = f"{format_count(edge.smallest_refused)} {_refusal(result)}"
     if edge.is_exact:
         return f"already {refused}"
+    if edge.no_room_from is not None:
+        spread = "peaks may pass the budget, as they differ from process to process"
+        return f"from {format_count(edge.no_room_from)} on {spread}, and {refused}"
     between = "the sizes between were not tried"
     return f"{refused}, and {between}" + ("" if result.stop is StopReason.EDGE else f", since {result.stop.value}")
 
@@ -222,11 +244,21 @@ def _target(target: TargetAnswer, result: Result) -> Iterator[str]:
     size = format_count(target.batch_size)
     if target.fits:
         peak = f", with a peak of {_peak(target.peak_bytes, result)}" if target.peak_bytes else ""
-        yield f"Yes, a batch of {size} fits at once{peak}."
+        yield f"Yes, a batch of {size} fits at once{peak}{_few_data(target, result)}."
         return
     yield f"No, a batch of {size} cannot be processed at once: {_shortfall(target)}."
     if target.plan is not None:
         yield _plan(target.plan)
+    elif target.no_plan:
+        yield f"{target.no_plan[0].upper()}{target.no_plan[1:]}."
+
+
+def _few_data(target: TargetAnswer, result: Result) -> str:
+    """What is said of a target that the dataset cannot fill."""
+    samples = result.workload.dataset_size
+    if not samples or samples >= target.batch_size:
+        return ""
+    return f", though the dataset has but {format_count(samples)} {'sample' if samples == 1 else 'samples'}"
 
 
 def _shortfall(target: TargetAnswer) -> str:

@@ -52,8 +52,17 @@ def check_writable(path: Path, option: str = "--output") -> None:
     """Find out before the work, not after it, that a file cannot be written.
 
     Raises:
-        ResultFileError: it is a folder, its folder is missing, or there is no permission.
+        ResultFileError: it is a folder, its folder is missing, its name is too long, or there is no permission.
     """
+    try:
+        _check_place(path, option)
+    except OSError as error:
+        raise ResultFileError(
+            f"{path} cannot be written: {error.strerror}.", remedy=f"Give another {option}."
+        ) from error
+
+
+def _check_place(path: Path, option: str) -> None:
     if path.is_dir():
         raise ResultFileError(f"{path} is a directory.", remedy=f"Give {option} a file name.")
     if not path.parent.is_dir():
@@ -65,7 +74,7 @@ def check_writable(path: Path, option: str = "--output") -> None:
 def _touched(path: Path) -> list[Path]:
     """What writing a whole file writes to: its folder, where another takes its place, and what is there."""
     there = [path] if path.exists() else []
-    return there if there and not path.is_file() else [*there, path.resolve().parent]
+    return there if there and not path.is_file() else [*there, Path(os.path.realpath(path)).parent]
 
 
 def write_report(results: Sequence[Result], path: Path, kind: Format | None = None) -> None:

@@ -6,9 +6,9 @@ other files here (`modelfile`, `imported`, `live`), how a plain torch loop is ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from autotune.trial import Training
 
@@ -16,6 +16,18 @@ if TYPE_CHECKING:
     from torch import nn
 
     from autotune.workloads.division import Divide
+
+
+class MicroBatches(Protocol):
+    """The batches of one step of the optimizer: a list of them, or what makes each when it is asked for."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+    def __iter__(self) -> Iterator[Any]:
+        """One after the other."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +44,8 @@ class Workload:
         name: shown in reports.
         dataset_size: samples in an epoch, and the cap of the search; None where it is unknown.
         assumptions: the choices made for the user, in words, shown with the result.
-        accumulated_step: `accumulated_step(batches)` runs one optimizer step over several micro-batches;
-            None where the loop is the user's own.
+        accumulated_step: `accumulated_step(batches)` runs one optimizer step over several micro-batches, as many as
+            `len(batches)` says, each of which is made when it is asked for; None where the loop is the user's own.
         training: how the caller trains now, as far as that is known, or a function that tells once a step has run;
             advice rests on it.
         accumulation_steps: batches whose gradients the caller accumulates in each step of the optimizer.
@@ -60,7 +72,7 @@ class Workload:
     name: str = "workload"
     dataset_size: int | None = None
     assumptions: tuple[str, ...] = ()
-    accumulated_step: Callable[[list[Any]], Any] | None = None
+    accumulated_step: Callable[[MicroBatches], Any] | None = None
     training: Training | Callable[[], Training | None] | None = None
     accumulation_steps: int = 1
     is_fork_safe: bool = True

@@ -8,7 +8,7 @@ and whatever else belongs to a thread stay what they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -31,11 +31,11 @@ class FedLoop:
         """
         self._run = run
         self._loop: greenlet | None = None
-        self._batches: tuple[Any, ...] = ()
+        self._batches: Iterable[Any] = ()
         self._outside = ExitStack()
 
-    def step(self, *batches: Any) -> Any:
-        """One step of the loop on this batch, or these micro-batches; returns what `step_ended` was given.
+    def step(self, batches: Iterable[Any] = ()) -> Any:
+        """One step of the loop on these micro-batches, often a single one; returns what `step_ended` was given.
 
         Raises:
             WorkloadError: the loop came to its end.

@@ -18,7 +18,7 @@ from transformers.training_args import OptimizerNames
 
 from autotune.errors import UsageError
 from autotune.trial import Training
-from autotune.workloads import BuildOptions, Workload
+from autotune.workloads import BuildOptions, MicroBatches, Workload
 from autotune.workloads.fed import MANY, FedLoop
 from autotune.workloads.frameworks import version_note
 from autotune.workloads.live import LiveParts
@@ -135,12 +135,12 @@ class _Steps:
         self._loss: Any = None
         self._take_losses()
 
-    def train(self, batches: list[Any]) -> Any:
+    def train(self, batches: MicroBatches) -> Any:
         """One step of the optimizer; returns the loss of the last micro-batch."""
         if self._loop is None or self._trainer.args.gradient_accumulation_steps != len(batches):
             self._trainer.args.gradient_accumulation_steps = len(batches)
             self._loop = FedLoop(self._run)
-        self._loop.step(*batches)
+        self._loop.step(batches)
         return self._loss
 
     def predict(self, batch: Any) -> Any:

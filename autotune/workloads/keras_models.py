@@ -18,7 +18,7 @@ import torch
 
 from autotune.errors import UsageError
 from autotune.trial import Training
-from autotune.workloads import BuildOptions, Workload
+from autotune.workloads import BuildOptions, MicroBatches, Workload
 from autotune.workloads.frameworks import version_note
 from autotune.workloads.live import LiveParts
 from autotune.workloads.plain import refuse_loop_options
@@ -93,7 +93,7 @@ class _Steps:
         logs = self.model.train_on_batch(inputs, targets, sample_weight=weights, return_dict=True)
         return float(logs["loss"])
 
-    def accumulate(self, batches: list[Any]) -> Any:
+    def accumulate(self, batches: MicroBatches) -> Any:
         """One step of the optimizer on the mean loss of several batches, as Keras' own step has it on torch."""
         self.model.zero_grad()
         for batch in batches:

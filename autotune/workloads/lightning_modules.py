@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from autotune.errors import UsageError
 from autotune.trial import Training
-from autotune.workloads import BuildOptions, Workload
+from autotune.workloads import BuildOptions, MicroBatches, Workload
 from autotune.workloads.fed import MANY, FedLoop
 from autotune.workloads.frameworks import version_note
 from autotune.workloads.live import LiveParts
@@ -124,14 +124,14 @@ class _Steps:
         self._loop: FedLoop | None = None
         self._learning_rate: float | None = None
 
-    def train(self, batches: list[Any]) -> Any:
+    def train(self, batches: MicroBatches) -> Any:
         """One step of the optimizer; returns the loss of the last micro-batch."""
         if self._loop is None or self._accumulated != len(batches):
             self._accumulated = len(batches)
             self._loop = FedLoop(
                 lambda loop: self._trainer(loop, len(batches), limit_val_batches=0).fit(self._module, self._fed(loop))
             )
-        return self._loop.step(*batches)
+        return self._loop.step(batches)
 
     def validate(self, batch: Any) -> Any:
         """One step of the validation loop."""
@@ -139,7 +139,7 @@ class _Steps:
             self._loop = FedLoop(
                 lambda loop: self._trainer(loop).validate(self._module, self._fed(loop), verbose=False)
             )
-        return self._loop.step(batch)
+        return self._loop.step([batch])
 
     def _fed(self, loop: FedLoop) -> Any:
         """What the Trainer reads: the loop, or a data module like the one given, set up already, that loads it."""

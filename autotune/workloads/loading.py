@@ -125,7 +125,7 @@ def translated(what: str) -> Iterator[None]:
             try:
                 yield
             except SyntaxError as error:
-                raise _syntax(error) from error
+                raise _syntax(error, what) from error
             except ModuleNotFoundError as error:
                 raise _missing_module(error, what) from error
             except ImportError as error:
@@ -137,7 +137,9 @@ def translated(what: str) -> Iterator[None]:
         ) from error
 
 
-def _syntax(error: SyntaxError) -> UsageError:
+def _syntax(error: SyntaxError, what: str) -> UsageError:
+    if error.filename is None:  # it is no text: UTF-16, say, or a binary
+        return UsageError(f"{_place(error, what)}: {error.msg}.", remedy="Save the file as text in UTF-8.")
     line = f": {error.text.strip()}" if error.text else ""
     return UsageError(f"{error.filename}:{error.lineno}: {error.msg}{line}", remedy="Correct that line.")
 

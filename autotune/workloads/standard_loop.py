@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from autotune.errors import WorkloadError
+from autotune.workloads import MicroBatches
 from autotune.workloads.batches import describe, is_sequence
 from autotune.workloads.calling import LOSS_REMEDY, inference_call, own_loss_call, split_call
 
@@ -36,7 +37,7 @@ class StandardLoop:
         """One optimizer step on one batch; returns its loss."""
         return self.accumulated_step([batch])
 
-    def accumulated_step(self, batches: list[Any]) -> Tensor:
+    def accumulated_step(self, batches: MicroBatches) -> Tensor:
         """One optimizer step on the mean loss of several micro-batches; returns the last one's."""
         assert self.scaler is not None
         self.optimizer.zero_grad(set_to_none=True)

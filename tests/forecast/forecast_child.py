@@ -100,7 +100,7 @@ def _inference_bytes(target: str, size: int, precision: Precision) -> int:
     ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 16)  # each block on its own, so that no hole in the heap hides one
     step = Step(_bench(target, {"mode": Mode.INFERENCE, "precision": precision}), size)
     for _ in range(2):  # brings what libraries keep
-        step()
+        step.rehearse()
     before_bytes = linux_process.resident().total_bytes
     _result = step()
     linux_process.reset_peak()

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from autotune.recommend import speeds
 from autotune.reports.findings import step_seconds_by_size
-from autotune.reports.rows import Speed, row_of, trial_speed
+from autotune.reports.rows import Speed, epoch_seconds, row_of, trial_speed
 from autotune.result import Result
 from autotune.trial import Contest, Trial
 
@@ -52,6 +52,12 @@ def test_a_single_pair_tells_nothing_that_the_intervals_do_not(seconds: float) -
     """The trials at 512 range by 1.3% either way, and the rounds at 256 from 11,600 to 12,800 samples/s."""
     contest = replace(CONTEST, rounds=((0.0200, seconds), (0.0220, None)))
     assert told_apart(contest) is (seconds == 0.0500)
+
+
+def test_an_epoch_is_at_least_one_whole_step() -> None:
+    speed = Speed(samples_per_second=100.0, interval=None)
+    assert epoch_seconds(15, 10, speed) == 0.15
+    assert epoch_seconds(10, 100, speed) == 1.0
 
 
 def test_a_speed_of_one_time_is_told_from_nothing() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from example_results import MIB, example_result, fitting, refused
+from example_results import CONTEST, MIB, example_result, fitting, refused
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +15,7 @@ from autotune.forecast.records import Forecast, Rules
 from autotune.reports.plain_text import printable, printable_lines
 from autotune.reports.words import answer, cautions, forecast_quality, outcome, paragraph
 from autotune.result import AccumulationPlan, Edge, Recommendation, StopReason, TargetAnswer
+from autotune.spec import Objective
 from autotune.trial import Contest, Evidence, Outcome, Trial
 
 
@@ -42,8 +43,21 @@ def test_an_exact_edge_names_the_size_that_was_refused() -> None:
         (
             Edge(largest_fits=1000, smallest_refused=1024),
             StopReason.SECONDS,
-            "The largest known to fit is 1,000, with 3.5% fewer samples/s and 3.09 times the memory compared with "
+            "The largest that fitted is 1,000, with 3.5% fewer samples/s and 3.09 times the memory compared with "
             "256: 1,024 ran out of memory, and the sizes between were not tried, since the time allowed was used up.",
+        ),
+        (
+            Edge(largest_fits=1000, smallest_refused=1024, confirmations=3),
+            StopReason.EDGE,
+            "The largest known to fit is 1,000, with 3.5% fewer samples/s and 3.09 times the memory compared with "
+            "256: 1,024 ran out of memory, and the sizes between were not tried.",
+        ),
+        (
+            Edge(largest_fits=1000, smallest_refused=1024, no_room_from=1001, confirmations=3),
+            StopReason.EDGE,
+            "The largest known to fit is 1,000, with 3.5% fewer samples/s and 3.09 times the memory compared with "
+            "256: from 1,001 on peaks may pass the budget, as they differ from process to process, and 1,024 ran out "
+            "of memory.",
         ),
         (
             Edge(largest_fits=1000),
@@ -54,7 +68,7 @@ def test_an_exact_edge_names_the_size_that_was_refused() -> None:
         (
             Edge(largest_fits=512, smallest_refused=513, refused_by="out of memory"),
             StopReason.EDGE,
-            "The fastest, 512, is also the largest that fits, with 3.7% more samples/s and 66% more memory compared "
+            "The fastest, 512, is also the largest that fitted, with 3.7% more samples/s and 66% more memory compared "
             "with 256: already 513 was refused: out of memory.",
         ),
         (
@@ -66,6 +80,29 @@ def test_an_exact_edge_names_the_size_that_was_refused() -> None:
 )
 def test_the_edge_says_how_well_it_is_known(edge: Edge, stop: StopReason, sentence: str) -> None:
     assert sentence in answer(example_result(edge=edge, stop=stop))
+
+
+@pytest.mark.parametrize(
+    ("size", "objective", "sentence"),
+    [
+        (512, Objective.THROUGHPUT, " 512 ran once and was not confirmed; --objective memory confirms the largest."),
+        (512, Objective.MEMORY, " 512 ran once and was not confirmed."),
+        (1000, Objective.TIME_TO_QUALITY, " 1,000 was not confirmed; --objective memory confirms the largest."),
+    ],
+)
+def test_a_largest_size_that_was_never_run_again_to_confirm_it_is_called_that(
+    size: int, objective: Objective, sentence: str
+) -> None:
+    spec = msgspec.structs.replace(example_result().spec, objective=objective)
+    edge = Edge(largest_fits=size, smallest_refused=size + 1)
+    assert answer(example_result(spec=spec, edge=edge)).endswith(sentence)
+    confirmed = msgspec.structs.replace(edge, confirmations=3)
+    assert "confirm" not in answer(example_result(spec=spec, edge=confirmed))
+
+
+def test_a_largest_size_of_the_final_round_did_not_run_once_alone() -> None:
+    result = example_result(edge=Edge(largest_fits=512, smallest_refused=513), contest=CONTEST)
+    assert " 512 was not confirmed" in answer(result)
 
 
 def test_a_larger_target_was_tried_though_not_searched_for() -> None:
@@ -138,6 +175,13 @@ def test_a_target_that_fits_is_a_yes_with_its_peak() -> None:
     )
 
 
+def test_a_target_of_more_samples_than_there_are_says_so() -> None:
+    target = TargetAnswer(batch_size=60_000, fits=True)
+    assert answer(example_result(target=target)).endswith(
+        "Yes, a batch of 60,000 fits at once, though the dataset has but 50,000 samples."
+    )
+
+
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
@@ -166,6 +210,11 @@ def test_a_plan_says_whether_accumulation_was_measured() -> None:
     assert answer(example_result(target=own_loop)).endswith(
         f"{way}; a plain step of 512 was measured at 11,000 samples/s, the accumulation itself was not."
     )
+
+
+def test_where_there_is_no_plan_the_reason_follows() -> None:
+    target = TargetAnswer(batch_size=4096, fits=False, refused_by="out of memory", no_plan="it ended before that")
+    assert answer(example_result(target=target)).endswith("at once: out of memory. It ended before that.")
 
 
 def test_cautions_follow_the_answer_on_lines_of_their_own() -> None:

@@ -372,6 +372,7 @@ def test_an_imported_module_called_loss_is_not_the_loss_and_a_forgotten_loss_is_
         ("import no_such_module\n", "model.py:4 imports no_such_module, which is not installed.", "no_such_module"),
         ("from torch import no_such\n", "model.py:4 cannot import: ImportError: cannot import name", "torch"),
         ("import torch.no_such\n", "imports torch.no_such, which is not installed", "torch is installed"),
+        ("x = '\0'\n", "model.py: source code string cannot contain null bytes.", "Save the file as text in UTF-8."),
         ("x = = 1\n", "model.py:4: invalid syntax: x = = 1", "Correct that line."),
     ],
 )
@@ -379,6 +380,12 @@ def test_what_is_wrong_is_said_in_one_line_with_what_to_do(write_file, train, te
     error = refusal(write_file(HEAD + text), train)
     assert message in error.message
     assert remedy in error.remedy
+
+
+def test_an_import_of_what_is_no_text_is_told_by_its_line(write_file, train, tmp_path):
+    (tmp_path / "helper_in_utf16.py").write_text("x = 1\n", encoding="utf-16")
+    error = refusal(write_file(HEAD + "import helper_in_utf16\n"), train)
+    assert error.message == "model.py:4: source code string cannot contain null bytes."
 
 
 def test_a_required_command_line_is_no_traceback(write_file, train, capsys):

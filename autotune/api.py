@@ -29,6 +29,7 @@ from autotune.probe import Probe
 from autotune.reports.written import check_writable
 from autotune.result import Result
 from autotune.spec import (
+    TOO_LARGE,
     LiveWorkload,
     MemoryBudget,
     Mode,
@@ -323,7 +324,7 @@ def verify_result(
             remedy="Call verify() on the result that find_batch_size() returned.",
         )
     told = listener or (Silence() if quiet else _live_lines())
-    seconds = parse_duration(budget) if isinstance(budget, str) else budget
+    seconds = _training_seconds(budget)
     with ExitStack() as stack:
         workload = result.spec.workload if parts is None else stack.enter_context(in_a_file(parts))
         spec = msgspec.structs.replace(result.spec, workload=workload)
@@ -332,6 +333,13 @@ def verify_result(
         told.opening(spec)
         opened = executor.open(dry=True)
         return verify(result, opened, executor, told, count=candidates, budget_seconds=seconds, epochs=epochs)
+
+
+def _training_seconds(budget: Any) -> float:
+    seconds = _seconds(budget)
+    if not isinstance(seconds, Real) or not 0 < seconds < TOO_LARGE:
+        raise UsageError(f"budget={budget} is no time to train for.", remedy='Give seconds, or text such as "20m".')
+    return float(seconds)
 
 
 def run_estimate(

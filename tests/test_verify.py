@@ -320,6 +320,12 @@ def test_a_real_model_is_trained_on_copies_and_left_as_it_is() -> None:
     assert torch.equal(random, torch.get_rng_state())
 
 
+@pytest.mark.parametrize("budget", [float("nan"), float("inf"), -3, 0, None, [1], "x"])
+def test_a_budget_that_is_no_time_is_refused_before_anything_is_trained(budget: Any) -> None:
+    with pytest.raises(UsageError, match=r"no time to train for|not a duration"):
+        example_result().verify(budget=budget)
+
+
 MODEL = """
 import torch
 from torch import nn

@@ -72,6 +72,11 @@ class Edge(Record, frozen=True):
         """True where the very next batch size was run and refused."""
         return self.smallest_refused == self.largest_fits + self.multiple_of
 
+    @property
+    def is_unconfirmed(self) -> bool:
+        """True where the edge was met and the largest below it ran only on the way there: it may not fit again."""
+        return self.smallest_refused is not None and not self.confirmations
+
 
 class AccumulationPlan(Record, frozen=True):
     """How to reach an effective batch size that does not fit at once, as it was measured.

@@ -145,7 +145,7 @@ def _date(text: str) -> str:
 
 
 def _largest(result: Result) -> str:
-    doubt = "" if result.edge.confirmations else ", not confirmed"
+    doubt = ", not confirmed" if result.edge.is_unconfirmed else ""
     return largest_is(result.edge).removeprefix("the ") + doubt
 
 

@@ -284,7 +284,7 @@ def _summary(result: Result, name: str) -> Iterator[tuple[str, Cell]]:
 
 
 def _largest(result: Result) -> Cell:
-    doubt = "" if result.edge.confirmations else " (not confirmed)"
+    doubt = " (not confirmed)" if result.edge.is_unconfirmed else ""
     return Cell(text=format_count(result.max_batch_size) + doubt, number=result.max_batch_size)
 
 

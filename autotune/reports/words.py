@@ -163,7 +163,7 @@ def _others(result: Result, chosen: Row) -> Iterator[str]:
     name, known = format_count(largest), largest_is(result.edge)
     subject = f"The fastest, {name}, is also {known}" if fastest == largest else f"{known.capitalize()} is {name}"
     yield f"{subject}{_cost(row_of(result, largest), chosen)}: {_border(result)}."
-    if not result.edge.confirmations:
+    if result.edge.is_unconfirmed:
         yield _not_confirmed(result)
 
 
@@ -205,7 +205,7 @@ def largest_is(edge: Edge) -> str:
         return "the largest tried"
     if edge.refused_by == "latency":
         return "the largest within the latency limit"
-    if not edge.confirmations:
+    if edge.is_unconfirmed:
         return "the largest that fitted"
     return "the largest that fits" if edge.is_exact else "the largest known to fit"
 

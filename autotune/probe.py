@@ -307,7 +307,7 @@ class Probe:
         return judged(trial, self.spec, budget_bytes, self.trials, self._known_forecast, peaks_vary=on_cpu)
 
     def _ahead(self) -> Ahead:
-        return ahead(self.search, self._hint(), self.trials, self.spec)
+        return ahead(self.search, self._hint(), self.trials, self.spec, self._seconds_left())
 
     def _taken(self, trial: Trial) -> Trial:
         self._write(TrialEnded(trial=trial))

@@ -7,6 +7,7 @@ memory ends), the forecast of memory gives an expectation, and without one nothi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,15 +32,17 @@ class Ahead:
     is_bound: bool = False
 
 
-def ahead(search: Search, hint: Hint | None, trials: Sequence[Trial], spec: ProbeSpec) -> Ahead:
-    """What remains, the trial that is about to run included."""
+def ahead(
+    search: Search, hint: Hint | None, trials: Sequence[Trial], spec: ProbeSpec, seconds_left: float = math.inf
+) -> Ahead:
+    """What remains, the trial that is about to run included, where the probe may take so many seconds more."""
     left, is_bound = most_left(search.told, search.limits, hint) or (None, False)
     if left is not None:
         left += _after_the_search(trials, spec)
     allowed = None if spec.max_trials is None else spec.max_trials - len(trials)
     if allowed is not None and (left is None or allowed < left):
         left, is_bound = allowed, True
-    return Ahead(trials=left, seconds=_seconds(left, trials), is_bound=is_bound)
+    return Ahead(trials=left, seconds=_seconds(left, trials, seconds_left), is_bound=is_bound)
 
 
 def _after_the_search(trials: Sequence[Trial], spec: ProbeSpec) -> int:
@@ -49,6 +52,7 @@ def _after_the_search(trials: Sequence[Trial], spec: ProbeSpec) -> int:
     return (not is_confirmed) + (0 if spec.target is None else max(TARGET_TRIALS - about_target, 0))
 
 
-def _seconds(left: int | None, trials: Sequence[Trial]) -> float | None:
+def _seconds(left: int | None, trials: Sequence[Trial], seconds_left: float) -> float | None:
+    """As long as the latest trials took, and no longer than is allowed."""
     latest = [trial.seconds for trial in trials[-LATEST:]]
-    return left * median(latest) if latest and left is not None else None
+    return min(left * median(latest), seconds_left) if latest and left is not None else None

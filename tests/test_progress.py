@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
+from example_results import example_result
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from autotune import progress
 from autotune.breakdown import breakdown
 from autotune.errors import NoTrialFinishedError
 from autotune.executors.fake import FakeExecutor
@@ -13,6 +17,7 @@ from autotune.listener import Silence
 from autotune.probe import Probe
 from autotune.progress import Ahead
 from autotune.result import Result
+from autotune.search import Limits, Search
 from autotune.spec import FileWorkload, Objective, ProbeSpec
 from autotune.store import NoJournal
 
@@ -96,6 +101,15 @@ def test_the_expected_time_follows_from_the_trials_so_far() -> None:
     heard, _ = probed(FakeExecutor(dataset_size=64), objective=Objective.MEMORY)
     assert heard[0].seconds is None
     assert all(ahead.seconds is not None for ahead in heard[1:])
+
+
+def test_no_longer_is_expected_than_is_allowed() -> None:
+    search, known = Search(Limits(largest=1024)), example_result().trials[:2]
+    spec = ProbeSpec(workload=FileWorkload(target="model.py"))
+    unlimited, limited = (progress.ahead(search, None, known, spec, left) for left in (math.inf, 0.5))
+    assert unlimited.seconds is not None
+    assert unlimited.seconds > 0.5
+    assert (limited.seconds, limited.trials) == (0.5, unlimited.trials)
 
 
 @pytest.mark.parametrize("objective", [Objective.MEMORY, Objective.THROUGHPUT])

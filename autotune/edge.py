@@ -30,7 +30,7 @@ def _resolution(spec: ProbeSpec) -> float:
 def search_limits(spec: ProbeSpec, opened: Opened) -> Limits:
     """Where to search, from what was asked for and what the workload is."""
     size, asked = opened.workload.dataset_size, spec.max_batch_size
-    seeks_edge = spec.objective not in (Objective.THROUGHPUT, Objective.TIME_TO_QUALITY)
+    seeks_edge = spec.objective.seeks_edge
     capped_by_data = size is not None and (asked is None or size < asked)
     return Limits(
         start=spec.start or 1,

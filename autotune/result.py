@@ -7,7 +7,7 @@ it says of an edge or a target is marked as measured, estimated or a lower bound
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
@@ -339,11 +339,11 @@ def _flaws(result: Result) -> Iterator[str]:
         yield "figures are missing in its verification"
 
 
-def _is_whole(contest: Contest, ran: Collection[int]) -> bool:
+def _is_whole(contest: Contest, ran: set[int]) -> bool:
     """Whether each size took part in the first round at least, and is one of those that ran."""
     first = contest.counted[0] if contest.counted else (None,)
     lengths = {len(times) for times in contest.counted}
-    return None not in first and lengths == {len(contest.batch_sizes)} and set(contest.batch_sizes) <= set(ran)
+    return None not in first and lengths == {len(contest.batch_sizes)} and ran.issuperset(contest.batch_sizes)
 
 
 def _is_ascending(sizes: Sequence[int]) -> bool:

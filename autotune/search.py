@@ -326,16 +326,21 @@ def _says_less(refused: Told) -> bool:
     return refused.largest_safe is not None and refused.largest_safe < refused.batch_size - 1
 
 
+def rounded_up(size: int, multiple_of: int) -> int:
+    """The smallest multiple that is no less than a size."""
+    return -(-size // multiple_of) * multiple_of
+
+
 def _reach(limits: Limits) -> tuple[int, int | None]:
     """The smallest and the largest multiple that may be tried."""
     step = limits.multiple_of
-    smallest = -(-limits.smallest // step) * step
+    smallest = rounded_up(limits.smallest, step)
     return smallest, None if limits.largest is None else limits.largest // step * step
 
 
 def _first(limits: Limits) -> int:
     smallest, largest = _reach(limits)
-    start = max(smallest, -(-limits.start // limits.multiple_of) * limits.multiple_of)
+    start = max(smallest, rounded_up(limits.start, limits.multiple_of))
     return start if largest is None else min(start, largest)
 
 

@@ -31,6 +31,11 @@ class Objective(StrEnum):
     LATENCY = "latency"
     TIME_TO_QUALITY = "time-to-quality"
 
+    @property
+    def seeks_edge(self) -> bool:
+        """True where it takes the edge of what is allowed to answer, so that the largest size is confirmed."""
+        return self in (Objective.MEMORY, Objective.LATENCY)
+
 
 class Precision(StrEnum):
     """Number format of the forward pass: fp32 as it is, bf16 and fp16 by autocast (fp16 with GradScaler)."""

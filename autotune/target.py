@@ -17,6 +17,7 @@ from autotune.executors import Effort, Opened, TrialRequest
 from autotune.guide import measured_peaks
 from autotune.recommend import throughput
 from autotune.result import AccumulationPlan, Edge, TargetAnswer
+from autotune.search import rounded_up
 from autotune.spec import Mode, Objective, ProbeSpec
 from autotune.trial import Outcome, Trial
 from autotune.units import format_count
@@ -187,7 +188,7 @@ def _plan_of(trial: Trial, steps: int, probe: Runner) -> AccumulationPlan:
 def _splits(target: int, probe: Runner) -> Iterator[tuple[int, int]]:
     """Micro-batch sizes with their number of steps: the largest first, each at most half the one before."""
     multiple_of = probe.spec.multiple_of
-    smallest = _rounded_up(probe.opened.workload.smallest_batch_size, multiple_of)
+    smallest = rounded_up(probe.opened.workload.smallest_batch_size, multiple_of)
     largest = min(edge_of(probe.trials, multiple_of).largest_fits, (target - 1) // multiple_of * multiple_of)
     while largest >= smallest:
         size = max(_micro_batch(target, largest, smallest, multiple_of), smallest)
@@ -207,8 +208,4 @@ def _micro_batch(target: int, largest: int, smallest: int, multiple_of: int) -> 
         size, rest = divmod(target, exact_steps)
         if rest == 0 and size >= smallest and size % multiple_of == 0:
             return size
-    return _rounded_up(-(-target // steps), multiple_of)
-
-
-def _rounded_up(size: int, multiple_of: int) -> int:
-    return -(-size // multiple_of) * multiple_of
+    return rounded_up(-(-target // steps), multiple_of)

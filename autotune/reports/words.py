@@ -13,7 +13,6 @@ from autotune.reports.plain_text import printable
 from autotune.reports.rows import Row, Speed, batches_per_epoch, epoch_seconds, row_of
 from autotune.reports.training_words import quality_words, verification_words
 from autotune.result import AccumulationPlan, Edge, Result, StopReason, TargetAnswer
-from autotune.spec import Objective
 from autotune.stats import median
 from autotune.trial import Evidence, Feeding, Outcome, Trial
 from autotune.units import format_bytes, format_count, format_number, format_rate, format_seconds, format_share
@@ -42,9 +41,6 @@ _NOTICED_BY = {
     "exit": "exit status",
     "clock": "time limit",
 }
-_SEEK_NO_EDGE = frozenset({Objective.THROUGHPUT, Objective.TIME_TO_QUALITY})
-"""What is not answered by the largest size, so that nothing runs it again."""
-
 _SAME = 0.0005  # a difference that would be written as 0.0%
 _MANIFOLD = 2.0  # from here a ratio says more than a percentage
 
@@ -171,7 +167,7 @@ def _not_confirmed(result: Result) -> str:
     """What the largest size has not been through, and what would take it there."""
     size, contest = result.max_batch_size, result.contest
     is_once = row_of(result, size).accepted_runs == 1 and (contest is None or size not in contest.batch_sizes)
-    remedy = "; --objective memory confirms the largest" if result.spec.objective in _SEEK_NO_EDGE else ""
+    remedy = "" if result.spec.objective.seeks_edge else "; --objective memory confirms the largest"
     return f"{format_count(size)} {'ran once and ' if is_once else ''}was not confirmed{remedy}."
 
 

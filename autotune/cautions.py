@@ -19,7 +19,9 @@ CLIFF = 0.75  # throughput falls to this share of the step before, or less: more
 FAULTS_GREW = 4.0  # ... while page faults per step grew this many times more than the batch
 FAULT_SECONDS = 1e-6  # the least that a page fault costs, its page's zeroing included; 2.5e-6 in virtual machines
 FAULTS_COST = 0.03  # from this share of a step on, page faults are worth a word
-UNCACHED = "GLIBC_TUNABLES=glibc.malloc.tcache_count=0"  # no list of small blocks (the GNU C library's manual)
+MAPPED = "GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=131072"
+"""Each block from 128 KiB on is a mapping of its own, of huge pages where it can be (the GNU C library's manual, Memory
+Allocation Tunables): what is freed goes back whole, so that no hole is left whose size hangs on chance."""
 KEEPING = "MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184"  # mallopt(3): no mappings, no trimming below 16 GiB
 
 
@@ -55,13 +57,13 @@ def _about_quota(opened: Opened) -> Iterable[str]:
 
 
 def _about_spread(trials: Sequence[Trial], opened: Opened) -> Iterable[str]:
-    """Where the edge of memory is blurred by how far peaks differ, name a setting with which they are often lower."""
+    """Where the edge of memory is blurred by how far peaks differ, name a setting with which they don't."""
     blurred = any(trial.evidence and trial.evidence.source == "spread" for trial in trials)
     if blurred and _allocates_by_glibc(opened):
         yield (
             "Equal processes differ in their peak memory here, and the largest batch size leaves room for it. With "
-            f"{UNCACHED} in the environment of the training it is often lower, and steps are somewhat slower; probe "
-            "with the same to see."
+            f"{MAPPED} in the environment of probe and training alike their peaks are equal and lower, so that a "
+            "larger batch fits; steps may be faster or slower, as the probe then shows."
         )
 
 

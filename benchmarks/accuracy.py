@@ -1,18 +1,21 @@
 """How near the tool's largest batch size comes to the true one, and whether it really fits.
 
 Needs Linux. For each workload: the truth by the oracle, the tool's answer with `--objective memory` under the
-same budget, and ten steps at that answer in each of a dozen fresh processes that neither of them has seen.
+same budget, and ten steps at that answer in each of a dozen fresh processes that neither of them has seen. With
+`--mapped` all of them allocate as the tool advises where peaks of equal processes differ.
 
-    python -m benchmarks.accuracy [NAME ...]
+    python -m benchmarks.accuracy [--mapped] [NAME ...]
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from autotune.cautions import MAPPED
 from benchmarks.oracle import DEFAULT_CACHE, REPEATS, RunFailedError, known_maxima, oracle_for, within
 from benchmarks.probing import ProbeFailedError, probe
 from benchmarks.recording import RESULTS, Cells, Recording, Row, latest_rows
@@ -101,14 +104,18 @@ def main() -> None:
     parser.add_argument("--probes", type=int, default=1, help="probes of each workload, to see how answers differ")
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="the oracle's runs")
     parser.add_argument("--maxima-of", type=Path, help="the JSON file of an earlier run, whose true maxima are kept")
+    parser.add_argument("--mapped", action="store_true", help=f"run all with {MAPPED}")
     parser.add_argument("--merge", nargs="+", type=Path, help="run nothing: join the JSON files of earlier runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder to write to")
     options = parser.parse_args()
+    if options.mapped:
+        name, _, value = MAPPED.partition("=")
+        os.environ[name] = value
     recording = Recording.on(
         options.device,
         options.results,
-        "accuracy",
-        title="Accuracy of the largest batch size",
+        "accuracy-mapped" if options.mapped else "accuracy",
+        title="Accuracy of the largest batch size" + (", each large block mapped" if options.mapped else ""),
         explanation=EXPLANATION,
         cells=_cells,
         summary=_summary,

@@ -33,6 +33,7 @@ from os import sysconf
 from pathlib import Path
 from typing import IO, Any
 
+from autotune.devices.host import allocator_settings
 from benchmarks import steps
 from benchmarks.steps import Observed, Order, run_steps
 from benchmarks.suite import MIB, Entry, chosen
@@ -212,7 +213,8 @@ def _identity(order: Order) -> dict[str, Any]:
     """What makes two runs the same run: the workload's text, and that of the steps, stand for their paths."""
     texts = Path(order.path).read_bytes() + Path(steps.__file__).read_bytes()
     content = sha256(texts).hexdigest()[:16]
-    return {**asdict(order), "path": Path(order.path).name, "content": content, "torch": version("torch")}
+    where = {"torch": version("torch"), "allocator": allocator_settings()}
+    return {**asdict(order), "path": Path(order.path).name, "content": content, **where}
 
 
 def _remembered(cache: Path | None, key: dict[str, Any]) -> list[Observed]:

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 import psutil
 
+from autotune.devices.host import allocator_settings
 from autotune.units import format_seconds
 
 RESULTS = Path(__file__).parent / "results"
@@ -64,6 +65,7 @@ def machine(device: str) -> dict[str, str]:
     """What the figures depend on, in words. The load tells how busy the machine was at the start."""
     threads = f"{psutil.cpu_count(logical=False) or '?'} cores, {_usable_threads()} of {os.cpu_count()} threads used"
     memory_gib = psutil.virtual_memory().total / 2**30
+    allocator = allocator_settings()
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "device": device if device == "cpu" else _device_name(device),
@@ -71,7 +73,7 @@ def machine(device: str) -> dict[str, str]:
         "load at start": ", ".join(f"{load:.1f}" for load in os.getloadavg()),
         "system": platform.platform(),
         "versions": f"Python {platform.python_version()}, torch {version('torch')}, autotune {_own_version()}",
-    }
+    } | ({"allocator": f"`{allocator}`"} if allocator else {})
 
 
 def _processor() -> str:

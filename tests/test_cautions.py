@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from example_results import ENVIRONMENT, FACTS, fitting
 
-from autotune.cautions import KEEPING, UNCACHED, cautions
+from autotune.cautions import KEEPING, MAPPED, cautions
 from autotune.executors import Opened
 from autotune.trial import Conditions, Evidence, Outcome, Trial
 
@@ -68,12 +68,12 @@ def test_an_answer_that_was_not_confirmed_says_so() -> None:
     assert "not confirmed" in found
 
 
-def test_peaks_that_blur_the_edge_are_named_with_a_setting_that_lowers_them() -> None:
+def test_peaks_that_blur_the_edge_are_named_with_a_setting_that_makes_them_equal() -> None:
     evidence = Evidence(source="spread", text="its peak may reach more")
     refused = msgspec.structs.replace(fitting(1, 64, (0.1,) * 3, 300), outcome=Outcome.OUT_OF_MEMORY, evidence=evidence)
     (found,) = cautions([refused], opened(), 32, confirmed=True)
-    assert found.startswith("Equal processes differ") and UNCACHED in found
-    assert cautions([refused], opened(allocator=UNCACHED), 32, confirmed=True) == ()
+    assert found.startswith("Equal processes differ") and MAPPED in found
+    assert cautions([refused], opened(allocator=MAPPED), 32, confirmed=True) == ()
     assert cautions([refused], opened(allocator="PYTORCH_CUDA_ALLOC_CONF=x:1"), 32, confirmed=True) == (found,)
     assert cautions([refused], opened(device="cuda:0"), 32, confirmed=True) == ()
     over = msgspec.structs.replace(refused, evidence=Evidence(source="budget", text="over it"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 import random
 import subprocess
 import sys
@@ -358,3 +359,38 @@ def test_it_works_without_a_main_guard_from_a_script_a_pipe_and_a_notebook_cell(
     )
     assert done.stdout.count("ANSWER") == 1, done.stderr
     assert done.returncode == 0
+
+
+LATE = """
+import os
+os.environ["GLIBC_TUNABLES"] = "glibc.malloc.tcache_count=0"
+os.environ["MALLOC_TRIM_THRESHOLD_"] = "1000000"
+import autotune, torch
+
+class Tells(torch.nn.Linear):
+    def forward(self, x):
+        print("IN A TRIAL", *(os.environ.get(name) for name in NAMES), flush=True)
+        return super().forward(x).square().mean()
+
+NAMES = "GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX"
+result = autotune.find_batch_size(Tells(4, 2), torch.randn(32, 4), max_trials=2, device="cpu", verbose=True)
+print("RECORDED", result.environment.allocator_settings)
+print(*result.warnings, sep="\\n")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it cannot be told what a process was started with")
+def test_trials_allocate_as_the_caller_was_started_and_not_as_it_said_too_late(tmp_path: Path) -> None:
+    path = tmp_path / "train.py"
+    path.write_text(LATE)
+    started = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC", "GLIBC"))}
+    started |= {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=131072", "MALLOC_ARENA_MAX": "1"}
+    done = subprocess.run([sys.executable, str(path)], env=started, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    seen = {line for line in (done.stdout + done.stderr).splitlines() if "IN A TRIAL" in line}
+    assert seen == {"IN A TRIAL glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=131072 None 1"}
+    assert (
+        "RECORDED GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=131072 MALLOC_ARENA_MAX=1\n"
+        in done.stdout
+    )
+    assert "GLIBC_TUNABLES and MALLOC_TRIM_THRESHOLD_ changed after this process had started" in done.stdout

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from autotune.devices import cgroups
+from autotune.devices import cgroups, linux_process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +62,39 @@ def allocator_settings(environment: Mapping[str, str] = os.environ) -> str:
 
 
 def tunes_malloc(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether the environment changes how malloc works, or puts another in its place (jemalloc, tcmalloc, mimalloc)."""
-    named = any(name.startswith("MALLOC_") for name in environment)
-    return named or any("malloc" in environment.get(name, "") for name in ("LD_PRELOAD", "GLIBC_TUNABLES"))
+    """Whether the environment asks malloc for anything but its defaults."""
+    return any(_is_mallocs(name, value) for name, value in environment.items())
+
+
+def heeded_by_malloc(
+    environment: Mapping[str, str] = os.environ, at_start: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """An environment for processes that shall allocate as this one, and so as a training in it.
+
+    The C library and its loader read their variables once, when a process starts. What was set since would change
+    the processes started from here on, and not this one.
+
+    Args:
+        environment: what this process' children would be given.
+        at_start: what this process was given; asked of the system where it is omitted.
+    """
+    given = linux_process.environment_at_start() if at_start is None else at_start
+    if given is None:
+        return dict(environment)
+    others = {name: value for name, value in environment.items() if not _is_mallocs(name, value)}
+    return others | {name: value for name, value in given.items() if _is_mallocs(name, value)}
+
+
+def set_too_late(environment: Mapping[str, str] = os.environ, at_start: Mapping[str, str] | None = None) -> list[str]:
+    """The names of malloc's variables that have changed since this process started, to no effect on it."""
+    heeded = heeded_by_malloc(environment, at_start)
+    names = sorted({*environment, *heeded})
+    return [name for name in names if environment.get(name) != heeded.get(name)]
+
+
+def _is_mallocs(name: str, value: str) -> bool:
+    """Whether a variable changes how malloc works, or puts another in its place (jemalloc, tcmalloc, mimalloc)."""
+    return name.startswith("MALLOC_") or (name in ("LD_PRELOAD", "GLIBC_TUNABLES") and "malloc" in value)
 
 
 def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:

@@ -42,6 +42,21 @@ class Resident:
         return self.anonymous_bytes + self.file_bytes + self.shared_bytes
 
 
+def environment_at_start() -> dict[str, str] | None:
+    """The variables that this process was started with (proc_pid_environ(5)).
+
+    None where that can't be told, as in a process that has written its title over them.
+    """
+    try:
+        text = os.fsdecode((_SELF / "environ").read_bytes())
+    except OSError:
+        return None
+    whole = text.replace("\0glibc.", ":glibc.")  # GLIBC_TUNABLES, which glibc cuts into its parts where it lies
+    entries = whole.split("\0")[:-1]
+    told = bool(entries) and all("=" in entry for entry in entries)
+    return dict(entry.split("=", 1) for entry in entries) if told else None
+
+
 def die_with_parent() -> bool:
     """Have the kernel kill this process when the thread that started it ends. See prctl(2)."""
     return _prctl(_PR_SET_PDEATHSIG, SIGKILL)

@@ -25,7 +25,7 @@ from autotune.executors import (
     TrainRequest,
     TrialRequest,
 )
-from autotune.executors.environment import environment_of
+from autotune.executors.environment import environment_of, warnings_of
 from autotune.executors.messages import Built, Job
 from autotune.executors.spares import Spares
 from autotune.executors.watchdog import Watch
@@ -102,7 +102,7 @@ class ChildExecutor:
             free_bytes=free_bytes,
             isolated=True,
             forks=self._forks,
-            warnings=self._built.warnings,
+            warnings=warnings_of(self._built),
         )
 
     def prepare(self, fresh_processes: int, needed_bytes: int) -> None:

@@ -29,5 +29,18 @@ def environment_of(built: Built) -> Environment:
         device_memory_bytes=None if on_cpu else built.total_bytes,
         driver_version=built.driver_version,
         runtime_version=built.runtime_version,
-        allocator_settings=host.allocator_settings(),
+        allocator_settings=host.allocator_settings(host.heeded_by_malloc()),
+    )
+
+
+def warnings_of(built: Built) -> tuple[str, ...]:
+    """What the worker warns of, and what of this process' own environment neither it nor the worker heeds."""
+    late = host.set_too_late()
+    if not late:
+        return built.warnings
+    names = " and ".join(late)
+    return (
+        *built.warnings,
+        f"{names} changed after this process had started, when memory was already allocated without it: neither the "
+        "trials nor a training here heeds that. Set it in the shell, before Python starts.",
     )

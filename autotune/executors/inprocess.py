@@ -13,7 +13,7 @@ from autotune.attempt import perform
 from autotune.bench import Bench, build_bench, built_of, with_smallest, workload_facts
 from autotune.devices import is_dead, open_device
 from autotune.executors import Attempt, ForecastRequest, Opened, Request, TrialRequest
-from autotune.executors.environment import environment_of
+from autotune.executors.environment import environment_of, warnings_of
 from autotune.executors.snapshot import Snapshot, take_snapshot
 from autotune.spec import ProbeSpec
 from autotune.trial import Evidence, Outcome
@@ -80,5 +80,5 @@ class InProcessExecutor:
             budget_bytes=self._budget_bytes,
             free_bytes=free_bytes,
             isolated=False,
-            warnings=built.warnings,
+            warnings=warnings_of(built),
         )

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 import autotune
-from autotune.devices import cgroups
+from autotune.devices import cgroups, host
 from autotune.devices import linux_process as linux
 from autotune.devices.signs import judge_exit
 from autotune.errors import AutotuneError, DeviceError, NothingFitsError, UsageError, WorkloadError
@@ -240,7 +240,7 @@ def _environment_for(*, hide_gpus: bool) -> dict[str, str]:
     package_parent = str(Path(autotune.__file__).parent.parent)
     hidden = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""} if hide_gpus else {}
     python_path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), package_parent]))
-    kept = {name: value for name, value in os.environ.items() if not _is_launchers(name)}
+    kept = {name: value for name, value in host.heeded_by_malloc().items() if not _is_launchers(name)}
     return {**kept, **hidden, "PYTHONPATH": python_path}
 
 

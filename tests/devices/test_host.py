@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from autotune.devices import host
+from autotune.devices import host, linux_process
 
 MIB = 2**20
 
@@ -86,3 +86,31 @@ def test_what_the_environment_says_of_allocating_is_told_as_in_a_shell() -> None
     assert host.allocator_settings(environment) == settings
     assert host.allocator_settings({"PATH": "/bin"}) == ""
     assert host.allocator_settings({"LD_PRELOAD": "/a.so /b.so"}) == "'LD_PRELOAD=/a.so /b.so'"
+
+
+def test_children_are_given_what_this_process_malloc_has_read() -> None:
+    started = {"PATH": "/bin", "GLIBC_TUNABLES": "glibc.malloc.check=1", "MALLOC_ARENA_MAX": "2"}
+    now = {"PATH": "/usr/bin", "LD_PRELOAD": "libjemalloc.so", "MALLOC_TOP_PAD_": "3"}
+    assert host.heeded_by_malloc(now, started) == {**started, "PATH": "/usr/bin"}
+    late = ["GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_ARENA_MAX", "MALLOC_TOP_PAD_"]
+    assert host.set_too_late(now, started) == late
+    assert host.set_too_late({**started, "PATH": "/usr/bin", "LD_PRELOAD": "libprofiler.so"}, started) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_process_knows_what_it_was_started_with_until_that_is_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = """
+import os
+os.environ["A"] = "late"
+from autotune.devices import linux_process
+print(linux_process.environment_at_start())
+"""
+    started = {"A": "1=2", "GLIBC_TUNABLES": "glibc.malloc.tcache_count=7:glibc.malloc.hugetlb=0", "B": "3"}
+    done = subprocess.run([sys.executable, "-c", ask], env=started, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{started}\n"
+    (tmp_path / "environ").write_bytes(b"a title that was set\0\0\0")
+    monkeypatch.setattr(linux_process, "_SELF", tmp_path)
+    assert linux_process.environment_at_start() is None
+    assert host.heeded_by_malloc({"MALLOC_ARENA_MAX": "1"}) == {"MALLOC_ARENA_MAX": "1"}

@@ -21,6 +21,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -158,8 +160,13 @@ def _first_passing(passes: Callable[[int], bool], edge: int) -> int | None:
     return next((size for size in sizes if size > edge + 1 and passes(size)), None)
 
 
-def run_fresh(order: Order, budget_bytes: int) -> Observed:
+def run_fresh(order: Order, budget_bytes: int, setting: str = "") -> Observed:
     """Run the steps in a fresh interpreter, under watch.
+
+    Args:
+        order: what to run.
+        budget_bytes: a process on CPU is ended where it is far over this.
+        setting: further variables of its environment, as in a shell.
 
     Raises:
         RunFailedError: it failed, and not because it was over the budget.
@@ -169,8 +176,9 @@ def run_fresh(order: Order, budget_bytes: int) -> Observed:
     arguments += [] if order.limit_bytes is None else ["--limit-bytes", str(order.limit_bytes)]
     command = [sys.executable, "-m", "benchmarks.oracle", "run", order.path, *arguments]
     kill_bytes = int(KILL_FACTOR * budget_bytes) if order.device == "cpu" else None
+    further = dict(variable.split("=", 1) for variable in shlex.split(setting))
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        with subprocess.Popen(command, stdout=output, stderr=errors) as child:
+        with subprocess.Popen(command, stdout=output, stderr=errors, env={**os.environ, **further}) as child:
             killed_at_bytes = _watch(child, kill_bytes)
         if killed_at_bytes is not None:
             return Observed(completed=False, peak_bytes=killed_at_bytes)

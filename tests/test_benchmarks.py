@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from autotune.spec import FileWorkload
 from autotune.workloads import BuildOptions
-from benchmarks import throughput
+from benchmarks import allocating, throughput
 from benchmarks.accuracy import Accuracy
+from benchmarks.allocating import Allocating
 from benchmarks.guidance import trials_to_edge
 from benchmarks.oracle import Oracle, RunFailedError, largest_of_all, largest_passing, oracle_for, run_fresh
 from benchmarks.readme import README, filled
@@ -126,6 +127,35 @@ def test_a_workload_that_fails_is_no_refusal(tmp_path: Path) -> None:
     broken.write_text("raise ValueError('no such file of weights')\n")
     with pytest.raises(RunFailedError, match="no such file of weights"):
         run_fresh(Order(path=str(broken), batch_size=1), 2048 * MIB)
+
+
+@linux_only
+def test_a_run_has_the_variables_that_it_is_given(tmp_path: Path) -> None:
+    asking = tmp_path / "asking.py"
+    asking.write_text("import os\nraise ValueError(os.environ['MALLOC_TOP_PAD_'] + os.environ['MALLOC_ARENA_MAX'])\n")
+    with pytest.raises(RunFailedError, match="ValueError: 131072 1"):
+        run_fresh(Order(path=str(asking), batch_size=1), 2048 * MIB, "MALLOC_TOP_PAD_='131072 ' MALLOC_ARENA_MAX=1")
+
+
+@linux_only
+def test_large_blocks_that_are_mapped_peak_alike_and_lower(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allocating, "PROCESSES", 3)
+    row = allocating.compare(chosen(["mlp"])[0], 442)
+    assert row.failure == ""
+    default, mapped = (row.peaks_bytes[name] for name in ("default", "mapped"))
+    assert len(default) == len(row.step_seconds["kept"]) == 3
+    assert max(mapped) < 1.01 * min(mapped)
+    assert max(mapped) < min(default)
+
+
+def test_settings_are_compared_turn_by_turn() -> None:
+    peaks = {"default": [500 * MIB, 550 * MIB], "mapped": [400 * MIB, 404 * MIB], "kept": [510 * MIB, 510 * MIB]}
+    seconds = {"default": [1.0, 2.0], "mapped": [0.5, 2.0], "kept": [0.9, 1.6]}
+    row = asdict(Allocating(workload="mlp", batch_size=442, peaks_bytes=peaks, step_seconds=seconds))
+    cells = allocating._cells(row)
+    assert [cells["peak, default"], cells["peak, mapped"]] == ["500 to 550", "400 to 404"]
+    assert [cells["step, mapped"], cells["step, kept"]] == ["0.75 (0.50 to 1.00)", "0.85 (0.80 to 0.90)"]
+    assert "With 'mapped' peaks of equal processes differ by 1.0% to 1.0%, they are -23%" in allocating._summary([row])
 
 
 @linux_only

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from containers import memory_cgroup
 
 from autotune.api import journal_path
+from autotune.cautions import MAPPED
 from autotune.result import StopReason, load_result
 from autotune.store import read_journal
 from autotune.trial import Outcome
@@ -136,6 +138,46 @@ def test_the_limit_on_seconds_returns_the_best_so_far(model: Path) -> None:
     done = run(command(model, "--max-seconds", "3s"))
     assert done.returncode == 0, done.stderr
     assert StopReason.SECONDS.value in " ".join(done.stdout.split())
+
+
+LSTM = """
+import torch
+from torch import nn
+
+class Forecaster(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(16, 128, num_layers=2, batch_first=True)
+
+    def forward(self, series):
+        return self.lstm(series)[0].square().mean()
+
+model = Forecaster()
+
+def make_batch(n):
+    return torch.randn(n, 128, 16)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="settings of glibc")
+def test_where_large_blocks_are_mapped_the_answer_fills_the_budget(tmp_path: Path) -> None:
+    """Its kernel asks for two fifths more than it uses, which neither the forecast nor a limit may count."""
+    path, output = tmp_path / "lstm.py", tmp_path / "result.json"
+    path.write_text(LSTM)
+    name, _, value = MAPPED.partition("=")
+    options = ["--objective", "memory", "--threads", "1", "--output", str(output)]
+    mapped = {**os.environ, name: value}
+    assert run(command(path, *options, "--max-trials", "1", "--memory-budget", "2GiB"), env=mapped).returncode == 0
+    (first,) = load_result(output).trials
+    assert first.measurement is not None
+    budget_bytes = first.measurement.memory.peak_bytes + 200 * 2**20
+    assert run(command(path, *options, "--memory-budget", str(budget_bytes)), env=mapped).returncode == 0
+    result = load_result(output)
+    peaks = {t.batch_size: t.measurement.memory.peak_bytes for t in result.trials if t.measurement}
+    assert 0.97 * budget_bytes < peaks[result.batch_size] <= budget_bytes
+    predicted = [(t.forecast_bytes, peaks[t.batch_size]) for t in result.trials if t.measurement and t.forecast_bytes]
+    assert len(predicted) > 2
+    assert all(forecast == pytest.approx(peak, rel=0.06) for forecast, peak in predicted)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")

@@ -29,10 +29,11 @@ from autotune.trial import Conditions, Memory
 SAMPLE_SECONDS = 0.005
 """Pages arrive at up to 3 GiB/s, so that a sampler this quick misses at most some 15 MiB of a peak."""
 
-LIMIT_FACTOR = 1.4
+LIMIT_FACTOR = 2.0
 LIMIT_SLACK_BYTES = 64 * 2**20
-"""A limit on data counts address space that was never touched and trips up to 30% early (measured over random
-limits and workloads). So it stands above the budget; the peak decides, the limit ends what runs away."""
+"""A limit on data counts address space that was never touched and trips early: by up to 30% over random limits and
+workloads, and by 43% for an LSTM, whose kernel asks for more than it uses. So it stands well above the budget; the peak
+decides, the limit ends what runs away."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ import platform
 from bisect import bisect_left, insort
 from collections import defaultdict, deque
 from collections.abc import Iterable
+from itertools import accumulate
 from statistics import fmean
 from typing import NamedTuple
 
@@ -99,6 +100,11 @@ def heap_peak_bytes(events: Iterable[Event], beside: Surroundings = NOTHING) -> 
     """
     log = tuple(events)
     return round(fmean(_peak_bytes(log, beside, start) for start in STARTS))
+
+
+def most_live_bytes(events: Iterable[Event]) -> int:
+    """The most that a log's storages need at one time: what an allocator holds that gives back all that is freed."""
+    return max(accumulate((size_bytes for _, size_bytes in events), initial=0))
 
 
 def _peak_bytes(events: Iterable[Event], beside: Surroundings, start: Start) -> int:

@@ -25,7 +25,7 @@ from autotune.devices import linux_process as linux
 from autotune.errors import NoForecastError
 from autotune.forecast import first_code, inference, users_line
 from autotune.forecast.allocator import reserved_peak_bytes
-from autotune.forecast.heap import heap_peak_bytes, is_in_use
+from autotune.forecast.heap import heap_peak_bytes, is_in_use, most_live_bytes
 from autotune.forecast.records import Footprint, Rules
 from autotune.forecast.tracker import ByteTracker, Owner
 from autotune.workloads.batches import move
@@ -267,7 +267,7 @@ def _held_bytes(rules: Rules, tracker: ByteTracker) -> int:
     if rules is Rules.CUDA:
         return reserved_peak_bytes(tracker.events)
     if not is_in_use():
-        return tracker.peak.total_bytes
+        return most_live_bytes(tracker.touched_events())
     return max(heap_peak_bytes(tracker.touched_events(), tracker.surroundings()), 0)
 
 

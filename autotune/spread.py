@@ -23,6 +23,10 @@ CAUTION = 2.0
 """The room to leave is 1.6 standard deviations times 1 + 2/n, of n runs: 2.2 of them after five, 1.9 after ten. There
 Student's t puts the next run in 19 of 20 cases: 2.13 · √(1 + 1/5) = 2.3 and 1.83 · √(1 + 1/10) = 1.9 deviations. That
 confirmations hold as well makes it 98 to 99 of 100 (simulated; docs/architecture.md)."""
+LEAST_DEVIATION_BYTES = 2**20
+"""What to reckon with where runs differ at all, since a few may agree by chance: with each large block mapped, equal
+processes of ten workloads deviate by 0.3 to 1.2 MiB (`benchmarks.accuracy --mapped`), by what interpreters hold."""
+PAGE_BYTES = 4096  # peaks are counted in pages
 NEAR = 0.2  # memory is close to a straight line over so small a share of the batch size
 
 
@@ -99,6 +103,8 @@ def _room_bytes(deviations: Sequence[float]) -> float:
     if count < 2:
         return 0.0
     standard = math.sqrt(sum(deviation**2 for deviation in deviations) / (count - 1))
+    if standard > PAGE_BYTES:
+        standard = max(standard, LEAST_DEVIATION_BYTES)
     return DEVIATIONS * (1 + CAUTION / count) * standard
 
 

@@ -55,6 +55,16 @@ def test_where_peaks_lie_on_a_line_the_budget_is_used_to_the_last_byte() -> None
     assert judged(trial(980, size=98, purpose="confirm"), SPEC, 980, neighbours).accepted
 
 
+def test_few_runs_that_agree_by_chance_leave_room_all_the_same() -> None:
+    mib, agree = 2**20, [(96, 96.0), (97, 97.02), (98, 98.0), (98, 98.01)]
+    neighbours = [trial(round(peak * mib), size=size) for size, peak in agree]
+    again = trial(98 * mib, size=98, purpose="confirm")
+    assert not judged(again, SPEC, 99 * mib, neighbours).accepted
+    assert judged(again, SPEC, 101 * mib, neighbours).accepted
+    exact = [trial(size * mib, size=size) for size in (95, 96, 97, 98)]
+    assert judged(again, SPEC, 98 * mib, exact).accepted
+
+
 def test_sizes_far_away_say_nothing() -> None:
     far = [trial(5000, size=size) for size in (10, 20, 40, 80)]
     assert judged(trial(980, size=98, purpose="confirm"), SPEC, 990, far).accepted

@@ -20,7 +20,7 @@ from benchmarks.recording import RESULTS, Cells, Recording, Row
 from benchmarks.steps import Observed, Order
 from benchmarks.suite import MIB, Entry, chosen
 
-PROCESSES = 5
+PROCESSES = 3
 SETTINGS = {"default": "", "mapped": MAPPED, "kept": KEEPING}
 
 EXPLANATION = f"""\

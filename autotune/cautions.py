@@ -62,8 +62,8 @@ def _about_spread(trials: Sequence[Trial], opened: Opened) -> Iterable[str]:
     if blurred and _allocates_by_glibc(opened):
         yield (
             "Equal processes differ in their peak memory here, and the largest batch size leaves room for it. With "
-            f"{MAPPED} in the environment of probe and training alike their peaks are equal and lower, so that a "
-            "larger batch fits; steps may be faster or slower, as the probe then shows."
+            f"{MAPPED} in the environment of probe and training alike their peaks are nearly equal, and lower, "
+            "so that a larger batch fits; steps may be faster or slower, as the probe then shows."
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
@@ -57,7 +56,7 @@ def _about_quota(opened: Opened) -> Iterable[str]:
 
 
 def _about_spread(trials: Sequence[Trial], opened: Opened) -> Iterable[str]:
-    """Where the edge of memory is blurred by how far peaks differ, name a setting with which they don't."""
+    """Where the edge of memory is blurred by how far peaks differ, name a setting with which they hardly do."""
     blurred = any(trial.evidence and trial.evidence.source == "spread" for trial in trials)
     if blurred and _allocates_by_glibc(opened):
         yield (
@@ -70,7 +69,7 @@ def _about_spread(trials: Sequence[Trial], opened: Opened) -> Iterable[str]:
 def _allocates_by_glibc(opened: Opened) -> bool:
     """Whether memory comes from glibc's malloc as it is by default."""
     environment = opened.environment
-    settings = dict(setting.split("=", 1) for setting in shlex.split(environment.allocator_settings))
+    settings = host.variables(environment.allocator_settings)
     return environment.device == "cpu" and "glibc" in environment.platform and not host.tunes_malloc(settings)
 
 

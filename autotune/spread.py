@@ -14,6 +14,7 @@ from statistics import fmean, linear_regression
 
 from autotune.executors import OVERRUN_FACTOR
 from autotune.forecast.curve import Peak, curve_of
+from autotune.forecast.heap import PAGE_BYTES
 from autotune.forecast.records import Forecast
 from autotune.guide import measured_peaks, was_ended
 from autotune.trial import Trial
@@ -26,7 +27,6 @@ confirmations hold as well makes it 98 to 99 of 100 (simulated; docs/architectur
 LEAST_DEVIATION_BYTES = 2**20
 """What to reckon with where runs differ at all, since a few may agree by chance: with each large block mapped, equal
 processes of ten workloads deviate by 0.3 to 1.2 MiB (`benchmarks.accuracy --mapped`), by what interpreters hold."""
-PAGE_BYTES = 4096  # peaks are counted in pages
 NEAR = 0.2  # memory is close to a straight line over so small a share of the batch size
 
 
@@ -103,7 +103,7 @@ def _room_bytes(deviations: Sequence[float]) -> float:
     if count < 2:
         return 0.0
     standard = math.sqrt(sum(deviation**2 for deviation in deviations) / (count - 1))
-    if standard > PAGE_BYTES:
+    if standard > PAGE_BYTES:  # peaks are counted in pages
         standard = max(standard, LEAST_DEVIATION_BYTES)
     return DEVIATIONS * (1 + CAUTION / count) * standard
 

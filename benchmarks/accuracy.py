@@ -16,9 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autotune.cautions import MAPPED
+from autotune.devices.host import variables
 from benchmarks.oracle import DEFAULT_CACHE, REPEATS, RunFailedError, known_maxima, oracle_for, within
 from benchmarks.probing import ProbeFailedError, probe
-from benchmarks.recording import RESULTS, Cells, Recording, Row, latest_rows
+from benchmarks.recording import RESULTS, Cells, Recording, Row, cell, latest_rows
 from benchmarks.suite import MIB, SUITE, Entry, chosen
 
 CHECKS = 12
@@ -77,7 +78,7 @@ def _cells(row: Row) -> Cells:
         "peaks": f"{min(peaks):.1%} to {max(peaks):.1%}" if peaks else "",
         "trials": str(row["trials"]),
         "seconds": f"{row['probe_seconds']:.0f}",
-        "failure": " ".join(row["failure"].split()).replace("|", "/"),
+        "failure": cell(row["failure"]),
     }
 
 
@@ -109,8 +110,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder to write to")
     options = parser.parse_args()
     if options.mapped:
-        name, _, value = MAPPED.partition("=")
-        os.environ[name] = value
+        os.environ |= variables(MAPPED)
     recording = Recording.on(
         options.device,
         options.results,

@@ -16,7 +16,7 @@ from statistics import fmean, geometric_mean, median
 
 from autotune.cautions import KEEPING, MAPPED
 from benchmarks.oracle import RunFailedError, known_maxima, run_fresh
-from benchmarks.recording import RESULTS, Cells, Recording, Row
+from benchmarks.recording import RESULTS, Cells, Recording, Row, cell
 from benchmarks.steps import Observed, Order
 from benchmarks.suite import MIB, Entry, chosen
 
@@ -79,7 +79,7 @@ def _cells(row: Row) -> Cells:
         "batch size": str(row["batch_size"]),
         **{f"peak, {name}": _range_mib(peaks[name]) for name in SETTINGS},
         **{f"step, {name}": _ratios(steps[name], steps["default"]) for name in SETTINGS if name != "default"},
-        "failure": " ".join(row["failure"].split()).replace("|", "/"),
+        "failure": cell(row["failure"]),
     }
 
 

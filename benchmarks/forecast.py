@@ -35,7 +35,7 @@ from autotune.forecast.records import Rules
 from autotune.spec import LiveWorkload, Precision, ProbeSpec
 from autotune.workloads.live import LiveParts
 from benchmarks.architectures import chosen
-from benchmarks.recording import RESULTS, Cells, Recording, Row, recorded, recorded_machine
+from benchmarks.recording import RESULTS, Cells, Recording, Row, cell, recorded, recorded_machine
 from benchmarks.steps import Order, life_peak_bytes, timed_steps
 from benchmarks.suite import MIB
 
@@ -248,7 +248,7 @@ def _cells(row: Row) -> Cells:
         "off": _percent(process_error(row)),
         "spread": _spread(row["real_process_bytes_of_runs"]),
         "cost": f"{row['forecast_seconds']:.1f} s" if row["forecast_seconds"] else "",
-        "failure": " ".join(row["failure"].split()).replace("|", "/"),
+        "failure": cell(row["failure"]),
     }
 
 

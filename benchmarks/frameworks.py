@@ -19,7 +19,7 @@ from typing import Any
 
 from autotune import AutotuneError, Result, find_batch_size
 from benchmarks.architectures.hugging_face import HUGGING_FACE
-from benchmarks.recording import RESULTS, Cells, Recording, Row, recorded
+from benchmarks.recording import RESULTS, Cells, Recording, Row, cell, recorded
 
 TRANSFORMERS = ("gpt2", "llama", "mixtral", "bert", "t5", "vit", "swin", "whisper", "wav2vec2", "clip")
 APPLICATIONS = ("MobileNetV2", "EfficientNetV2B0", "DenseNet121", "ResNet50", "ConvNeXtTiny")
@@ -137,7 +137,7 @@ def _cells(row: Row) -> Cells:
         "trials": str(row["trials"]),
         "forecast off by": "no forecast" if error is None else f"{error:.1%}",
         "seconds": f"{row['seconds']:.0f}",
-        "failure": " ".join(row["failure"].split()).replace("|", "/"),
+        "failure": cell(row["failure"]),
     }
 
 

@@ -15,7 +15,7 @@ from statistics import geometric_mean, median
 
 from autotune.result import Result
 from benchmarks.probing import ProbeFailedError, probe
-from benchmarks.recording import RESULTS, Cells, Recording, Row
+from benchmarks.recording import RESULTS, Cells, Recording, Row, cell
 from benchmarks.suite import Entry, chosen
 
 EXPLANATION = """\
@@ -95,7 +95,7 @@ def _cells(row: Row) -> Cells:
         "all trials": f"{_of(guided, 'trials')} / {_of(plain, 'trials')}",
         "seconds": f"{guided['seconds']:.0f} / {plain['seconds']:.0f}" if guided and plain else "",
         "forecast error": f"{median(errors):.1%}, at most {max(errors):.1%}" if errors else row["no_forecast"],
-        "failure": " ".join(row["failure"].split()).replace("|", "/"),
+        "failure": cell(row["failure"]),
     }
 
 

@@ -22,7 +22,6 @@ import argparse
 import json
 import math
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -35,7 +34,7 @@ from os import sysconf
 from pathlib import Path
 from typing import IO, Any
 
-from autotune.devices.host import allocator_settings
+from autotune.devices.host import allocator_settings, variables
 from benchmarks import steps
 from benchmarks.steps import Observed, Order, run_steps
 from benchmarks.suite import MIB, Entry, chosen
@@ -176,9 +175,8 @@ def run_fresh(order: Order, budget_bytes: int, setting: str = "") -> Observed:
     arguments += [] if order.limit_bytes is None else ["--limit-bytes", str(order.limit_bytes)]
     command = [sys.executable, "-m", "benchmarks.oracle", "run", order.path, *arguments]
     kill_bytes = int(KILL_FACTOR * budget_bytes) if order.device == "cpu" else None
-    further = dict(variable.split("=", 1) for variable in shlex.split(setting))
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        with subprocess.Popen(command, stdout=output, stderr=errors, env={**os.environ, **further}) as child:
+        with subprocess.Popen(command, stdout=output, stderr=errors, env={**os.environ, **variables(setting)}) as child:
             killed_at_bytes = _watch(child, kill_bytes)
         if killed_at_bytes is not None:
             return Observed(completed=False, peak_bytes=killed_at_bytes)

@@ -108,6 +108,11 @@ def _own_version() -> str:
         return __version__
 
 
+def cell(text: str) -> str:
+    """A text of any lines as a cell of a Markdown table."""
+    return " ".join(text.split()).replace("|", "/")
+
+
 def remaining(done: int, total: int, seconds: float) -> str:
     """What is done and what remains: "3 of 10 done in 2 min, about 5 min to go"."""
     ahead = seconds / done * (total - done)

@@ -25,7 +25,7 @@ from statistics import geometric_mean, median
 
 from benchmarks.oracle import DEFAULT_CACHE, RunFailedError, known_maxima, oracle_for
 from benchmarks.probing import ProbeFailedError, probe
-from benchmarks.recording import RESULTS, Cells, Recording, Row
+from benchmarks.recording import RESULTS, Cells, Recording, Row, cell
 from benchmarks.steps import Order, build, new_batch, step_seconds
 from benchmarks.suite import MIB, Entry, chosen
 
@@ -229,7 +229,7 @@ def _cells(row: Row) -> Cells:
         "processes": f"{min(ratios):.1%} to {max(ratios):.1%}" if len(ratios) > 1 else "",
         "trials": str(row["trials"]),
         "seconds": f"{row['probe_seconds']:.0f}",
-        "failure": " ".join(row["failure"].split()).replace("|", "/"),
+        "failure": cell(row["failure"]),
     }
 
 

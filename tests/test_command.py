@@ -17,6 +17,7 @@ from containers import memory_cgroup
 
 from autotune.api import journal_path
 from autotune.cautions import MAPPED
+from autotune.devices.host import variables
 from autotune.result import StopReason, load_result
 from autotune.store import read_journal
 from autotune.trial import Outcome
@@ -164,9 +165,8 @@ def test_where_large_blocks_are_mapped_the_answer_fills_the_budget(tmp_path: Pat
     """Its kernel asks for two fifths more than it uses, which neither the forecast nor a limit may count."""
     path, output = tmp_path / "lstm.py", tmp_path / "result.json"
     path.write_text(LSTM)
-    name, _, value = MAPPED.partition("=")
     options = ["--objective", "memory", "--threads", "1", "--output", str(output)]
-    mapped = {**os.environ, name: value}
+    mapped = os.environ | variables(MAPPED)
     assert run(command(path, *options, "--max-trials", "1", "--memory-budget", "2GiB"), env=mapped).returncode == 0
     (first,) = load_result(output).trials
     assert first.measurement is not None

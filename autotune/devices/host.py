@@ -61,6 +61,11 @@ def allocator_settings(environment: Mapping[str, str] = os.environ) -> str:
     return " ".join(shlex.quote(f"{name}={environment[name]}") for name in names)
 
 
+def variables(settings: str) -> dict[str, str]:
+    """The variables that settings name, as `allocator_settings` writes them."""
+    return dict(setting.split("=", 1) for setting in shlex.split(settings))
+
+
 def tunes_malloc(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether the environment asks malloc for anything but its defaults."""
     return any(_is_mallocs(name, value) for name, value in environment.items())

@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.peers import PEERS, START, STEPS
 from benchmarks.peers.arena import REPEATS
-from benchmarks.recording import Cells
+from benchmarks.recording import Cells, cell
 from benchmarks.recording import Row as Fields
 from benchmarks.throughput import DUEL_PROCESSES
 
@@ -141,7 +141,7 @@ def reached(row: Fields) -> list[float]:
 def why_not(row: Fields) -> str:
     """Why a tool did not run, or the error of its last failed run, on one line."""
     errors = [run["error"] for run in row["runs"] if run["error"]]
-    return " ".join((row["unable"] or (errors[-1] if errors else "")).split()).replace("|", "/")
+    return cell(row["unable"] or (errors[-1] if errors else ""))
 
 
 def spread(values: Sequence[float], form: str) -> str:

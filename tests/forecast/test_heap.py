@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.cautions import MAPPED
+from autotune.devices.host import variables
 from autotune.forecast.heap import (
     DEFAULT_MMAP_THRESHOLD_MAX,
     FASTBIN_CONSOLIDATION_THRESHOLD,
@@ -239,7 +240,7 @@ HISTORIES = {
 
 
 def real_peak_bytes(events: list[Event], setting: str = "") -> int:
-    environment = {**os.environ, **dict([setting.split("=", 1)] if setting else [])}
+    environment = os.environ | variables(setting)
     command, log = [sys.executable, "-c", CHILD], json.dumps(events)
     child = subprocess.run(command, input=log, capture_output=True, text=True, check=True, env=environment)
     return int(child.stdout)
